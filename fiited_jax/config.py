@@ -1,0 +1,291 @@
+"""The static description of an embedding store."""
+
+import dataclasses
+import math
+import re
+from typing import Any, Literal
+
+from . import scorers
+from .scorers import Scorer
+from .sparse_optim import SlotSpec, SparseOptimizer
+
+__all__ = ["EmbeddingConfig", "parse_bytes", "pool_line_shape"]
+
+_LANES = 128  # the lane count of a TPU register, and of every line we store
+_INDEX_LIMIT = 1 << 31  # int32 indices
+_WORD_BYTES = 4
+# Key words, table and last step; see `state.PageTable`.
+_ENTRY_WORDS = 4
+# Frame number and utility; see `state.PageTable`.
+_CHUNK_WORDS = 2
+# Step, two seed words, free count; see `state.EmbeddingState`.
+_FIXED_BYTES = 4 * _WORD_BYTES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """Sizes and rules of a store; static under `jax.jit`, hashable, checked once.
+
+    Attributes:
+      embedding_dim: D, values per vector.
+      chunk_dim: C, values per chunk; divides D. K = D / C chunks per vector.
+      num_entries: M, keys that can be tracked; a multiple of `num_ways`.
+      num_frames: P, frames of the pool; frame 0 is the null frame.
+      num_tables: tables that share the store.
+      num_ways: W, entries per bucket of the page table.
+      scorer: `score(stats) -> f32[N, K]`, see `fiited_jax.scorers`.
+      half_life: steps in which an untouched utility halves.
+      fallback: what a chunk without a frame reads; `"zero"`.
+      initial_chunks: frames a new entry is given while free frames last.
+      initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
+      headroom: share of the frames that `prune_step` leaves free for new entries.
+      hysteresis: `prune_step` moves nothing unless at least this share of its target
+        would change owner.
+      budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
+        config made by hand. The store refuses another one.
+
+    Raises:
+      ValueError, TypeError: naming the field, its value and what is allowed.
+
+    >>> EmbeddingConfig(
+    ...     embedding_dim=8, chunk_dim=4, num_entries=64, num_frames=100
+    ... ).num_chunks
+    2
+    """
+
+    embedding_dim: int
+    chunk_dim: int
+    num_entries: int
+    num_frames: int
+    num_tables: int = 1
+    num_ways: int = 8
+    scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
+    half_life: float = 2000.0
+    fallback: Literal["zero"] = "zero"
+    initial_chunks: int = 1
+    initial_scale: float = 0.01
+    headroom: float = 0.05
+    hysteresis: float = 0.01
+    budgeted_slots: tuple[SlotSpec, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name in (
+            "embedding_dim", "chunk_dim", "num_ways", "num_entries", "num_tables"
+        ):  # fmt: skip
+            _check_int(name, getattr(self, name), 1)
+        _check_int("num_frames", self.num_frames, 2)
+        if self.embedding_dim % self.chunk_dim:
+            raise ValueError(
+                f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
+                f"got {self.chunk_dim}"
+            )
+        if self.num_entries % self.num_ways:
+            raise ValueError(
+                f"num_entries must be a multiple of num_ways={self.num_ways}, "
+                f"got {self.num_entries}"
+            )
+        for name, count in (
+            ("num_entries * num_chunks", self.num_entries * self.num_chunks),
+            ("num_frames", self.num_frames),
+        ):
+            if count >= _INDEX_LIMIT:
+                raise ValueError(
+                    f"{name} must be below 2^31 on one device, got {count}"
+                )
+        _check_int("initial_chunks", self.initial_chunks, 0)
+        if self.initial_chunks > self.num_chunks:
+            raise ValueError(
+                f"initial_chunks must be at most embedding_dim / chunk_dim = "
+                f"{self.num_chunks}, got {self.initial_chunks}"
+            )
+        if not callable(self.scorer):
+            raise TypeError(
+                f"scorer must be a function of ScoreStats, got {self.scorer!r}"
+            )
+        if self.fallback != "zero":
+            raise ValueError(f"fallback must be 'zero', got {self.fallback!r}")
+        if not (0 < self.half_life < math.inf):
+            raise ValueError(
+                f"half_life must be a positive number of steps, got {self.half_life}"
+            )
+        if not (0 <= self.initial_scale < math.inf):
+            raise ValueError(
+                f"initial_scale must be finite and at least 0, got {self.initial_scale}"
+            )
+        for name in ("headroom", "hysteresis"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be a share in [0, 1), got {getattr(self, name)}"
+                )
+
+    @property
+    def num_chunks(self) -> int:
+        """K, chunks per vector."""
+        return self.embedding_dim // self.chunk_dim
+
+    @property
+    def num_buckets(self) -> int:
+        """Buckets of the page table."""
+        return self.num_entries // self.num_ways
+
+    @property
+    def target_frames(self) -> int:
+        """Frames in use after a prune step: all but the null frame and the headroom."""
+        usable = self.num_frames - 1
+        return max(usable - int(self.headroom * usable), 1)
+
+    @classmethod
+    def from_budget(
+        cls,
+        budget: int | str,
+        *,
+        embedding_dim: int,
+        chunk_dim: int,
+        optimizer: SparseOptimizer,
+        frames_per_entry: float | None = None,
+        num_ways: int = 8,
+        **fields: Any,
+    ) -> "EmbeddingConfig":
+        """Choose `num_entries` and `num_frames` so that the state fits `budget`.
+
+        Args:
+          budget: all-in bytes, an integer or text such as `"64MiB"`.
+          embedding_dim: D, values per vector.
+          chunk_dim: C, values per chunk.
+          optimizer: whose state is counted, from `fj.sparse` and kin.
+          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is half
+            of the K chunks.
+          num_ways: W, entries per bucket.
+          **fields: the other fields of the config.
+
+        Returns:
+          A config whose state takes at most `budget` bytes, and at least 95 % of it
+          from 1 MiB up.
+
+        Raises:
+          ValueError: on a budget too small for one bucket and one frame, with the
+            smallest that is not.
+
+        >>> from fiited_jax import sparse_optim
+        >>> config = EmbeddingConfig.from_budget(
+        ...     "1MiB", embedding_dim=16, chunk_dim=4,
+        ...     optimizer=sparse_optim.rowwise_adagrad(0.1))
+        >>> config.num_entries, config.num_frames
+        (10920, 21838)
+        """
+        num_bytes = parse_bytes(budget)
+        specs = optimizer.slot_specs(chunk_dim)
+        # A minimal config checks the fields that the sizes depend on.
+        probe = cls(
+            embedding_dim=embedding_dim,
+            chunk_dim=chunk_dim,
+            num_entries=num_ways if isinstance(num_ways, int) else 1,
+            num_frames=2,
+            num_ways=num_ways,
+            budgeted_slots=specs,
+            **fields,
+        )
+        num_chunks = probe.num_chunks
+        if frames_per_entry is None:
+            frames_per_entry = num_chunks / 2
+        if not 0 < frames_per_entry <= num_chunks:
+            raise ValueError(
+                f"frames_per_entry must be in (0, {num_chunks}], got {frames_per_entry}"
+            )
+        bucket_bytes = num_ways * _WORD_BYTES * (
+            _ENTRY_WORDS + _CHUNK_WORDS * num_chunks
+        )  # fmt: skip
+        smallest = bucket_bytes + _FIXED_BYTES + _frames_bytes(2, chunk_dim, specs)
+        if num_bytes < smallest:
+            raise ValueError(
+                f"budget must hold one bucket of {num_ways} entries and one frame, "
+                f"{smallest} bytes; got {num_bytes}"
+            )
+        frame_bytes = _frames_bytes(_LANES, chunk_dim, specs) / _LANES
+        mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
+        most_buckets = (num_bytes - smallest) // bucket_bytes + 1
+        num_buckets = int((num_bytes - _FIXED_BYTES) / mean_bucket)
+        num_buckets = min(max(num_buckets, 1), most_buckets)
+        left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
+        num_frames = _frames_within(left, chunk_dim, specs)
+        return dataclasses.replace(
+            probe, num_entries=num_buckets * num_ways, num_frames=num_frames
+        )
+
+
+def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
+    """Return the shape of the lines that hold `num_frames` chunks.
+
+    A line is 128 lanes where whole chunks fill it, so that no backend pads or
+    relayouts it; else it is one chunk.
+
+    Args:
+      num_frames: P, chunks to hold.
+      chunk_dim: C, values per chunk.
+
+    Returns:
+      `(lines, lanes)`.
+
+    >>> pool_line_shape(100, 16), pool_line_shape(100, 24)
+    ((13, 128), (100, 24))
+    """
+    lanes = chunk_dim if _LANES % chunk_dim else _LANES
+    return -(-num_frames * chunk_dim // lanes), lanes
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a size in bytes.
+
+    Args:
+      size: an integer, or a number with an optional unit B, kB, MB, GB, TB, KiB,
+        MiB, GiB or TiB.
+
+    Returns:
+      The bytes, rounded down.
+
+    Raises:
+      ValueError: if it is not a positive size.
+
+    >>> parse_bytes("64MiB"), parse_bytes("1.5 kB"), parse_bytes(10)
+    (67108864, 1500, 10)
+    """
+    exponents = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(size), re.I)
+    if match and not isinstance(size, bool):
+        number, unit, binary = match.groups()
+        base = 1024 if binary else 1000
+        num_bytes = int(float(number) * base ** exponents[unit.lower()])
+        if num_bytes > 0 and (unit or not binary):
+            return num_bytes
+    raise ValueError(
+        f"a size must be a positive number of bytes such as 1048576, '64MiB' or "
+        f"'1.5GB', got {size!r}"
+    )
+
+
+def _check_int(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _frames_bytes(num_frames: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
+    """Bytes of everything that is per frame: values, slots and the free list."""
+    lines, lanes = pool_line_shape(num_frames, chunk_dim)
+    total = lines * lanes * _WORD_BYTES + num_frames * _WORD_BYTES
+    for spec in specs:
+        scale = lines * lanes // chunk_dim if spec.shape else num_frames
+        total += scale * spec.num_bytes
+    return total
+
+
+def _frames_within(num_bytes: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
+    """The most frames whose arrays fit `num_bytes`."""
+    low, high = 2, max(num_bytes // (chunk_dim * _WORD_BYTES), 3)
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _frames_bytes(middle, chunk_dim, specs) <= num_bytes
+        low, high = (middle, high) if fits else (low, middle)
+    return low

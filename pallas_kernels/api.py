@@ -1,0 +1,144 @@
+"""Validation and dispatch: the functions that callers use."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from . import reference
+from .windows import num_windows
+
+__all__ = ["Implementation", "gather_chunks", "probe_page_table", "scatter_chunks"]
+
+Implementation = Literal["xla"]
+
+
+def gather_chunks(
+    pool: jax.Array,
+    frames: jax.Array,
+    chunk_dim: int,
+    *,
+    implementation: Implementation | None = None,
+) -> jax.Array:
+    """Read chunks of a pool by frame number.
+
+    Args:
+      pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C; any dtype.
+        Frame `NULL_FRAME` holds zeros.
+      frames: `i32[...]` frame numbers in `[0, P)`.
+      chunk_dim: C, values per chunk.
+      implementation: `None` chooses; a name works or raises.
+
+    Returns:
+      `[..., C]`, the dtype of `pool`; exact copies.
+
+    Raises:
+      ValueError: on a pool that C does not tile.
+      TypeError: on frame numbers that are not int32.
+      NotImplementedError: on an implementation that is not there.
+
+    >>> pool = jnp.array([0.0, 0.0, 1.0, 2.0, 3.0, 4.0])
+    >>> gather_chunks(pool, jnp.array([2, 0]), 2)
+    Array([[3., 4.],
+           [0., 0.]], dtype=float32)
+    """
+    _check_implementation(implementation)
+    _check_int32("frames", frames)
+    num_windows(pool, chunk_dim)
+    return reference.gather_chunks(pool, frames, chunk_dim)
+
+
+def scatter_chunks(
+    pool: jax.Array,
+    frames: jax.Array,
+    chunks: jax.Array,
+    *,
+    implementation: Implementation | None = None,
+) -> jax.Array:
+    """Overwrite chunks of a pool by frame number.
+
+    Args:
+      pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C.
+      frames: `i32[...]`; `NULL_FRAME`, negative and too large numbers write nothing,
+        all others are distinct.
+      chunks: `[..., C]`, cast to the dtype of `pool`.
+      implementation: `None` chooses; a name works or raises.
+
+    Returns:
+      The updated pool; in place where the caller donates it.
+
+    Raises:
+      ValueError: on shapes that do not fit.
+      TypeError: on frame numbers that are not int32.
+      NotImplementedError: on an implementation that is not there.
+
+    >>> scatter_chunks(jnp.zeros(4), jnp.array([1, 0]), jnp.ones((2, 2)))
+    Array([0., 0., 1., 1.], dtype=float32)
+    """
+    _check_implementation(implementation)
+    _check_int32("frames", frames)
+    if chunks.shape[:-1] != frames.shape:
+        raise ValueError(
+            f"chunks must have shape {frames.shape} + (C,), got {chunks.shape}"
+        )
+    num_windows(pool, chunks.shape[-1])
+    return reference.scatter_chunks(pool, frames, chunks)
+
+
+def probe_page_table(
+    words: tuple[jax.Array, ...],
+    queries: tuple[jax.Array, ...],
+    buckets: jax.Array,
+    num_ways: int,
+    *,
+    implementation: Implementation | None = None,
+) -> jax.Array:
+    """Find keys of several words in the buckets they may live in.
+
+    Args:
+      words: the table's key words, each `[num_buckets * W]` flat.
+      queries: the words looked for, each `[...]`, one per entry of `words`.
+      buckets: `i32[...]` the bucket of each query.
+      num_ways: W, ways per bucket.
+      implementation: `None` chooses; a name works or raises.
+
+    Returns:
+      `i32[...]`, the way whose words all match, or `NO_WAY`.
+
+    Raises:
+      ValueError: on word counts or shapes that do not fit.
+      TypeError: on buckets that are not int32.
+      NotImplementedError: on an implementation that is not there.
+
+    >>> words = (jnp.array([5, 7, 9, 5]),)
+    >>> probe_page_table(words, (jnp.array([5, 5, 8]),), jnp.array([0, 1, 1]), 2)
+    Array([ 0,  1, -1], dtype=int32)
+    """
+    _check_implementation(implementation)
+    _check_int32("buckets", buckets)
+    if len(words) != len(queries) or not words:
+        raise ValueError(
+            f"queries must have one array per key word, got {len(queries)} for "
+            f"{len(words)} words"
+        )
+    for word, query in zip(words, queries, strict=True):
+        num_windows(word, num_ways)
+        if query.shape != buckets.shape or query.dtype != word.dtype:
+            raise ValueError(
+                f"queries must have the shape of buckets {buckets.shape} and the "
+                f"dtype of their word {word.dtype}, got {query.dtype}{query.shape}"
+            )
+    return reference.probe_page_table(words, queries, buckets, num_ways)
+
+
+def _check_implementation(implementation: str | None) -> None:
+    if implementation not in (None, "xla"):
+        raise NotImplementedError(
+            f"implementation={implementation!r} is not available; "
+            "allowed are None and 'xla'"
+        )
+
+
+def _check_int32(name: str, array: jax.Array) -> None:
+    if array.dtype != jnp.int32:
+        raise TypeError(f"{name} must be int32, got {array.dtype}")
