@@ -1,0 +1,155 @@
+import dataclasses
+
+import jax
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fiited_jax as fj
+from fiited_jax.config import parse_bytes
+from helpers import make_config
+
+OPTIMIZERS = {
+    "sgd": fj.sparse(optax.sgd(0.1)),
+    "adagrad": fj.sparse(optax.adagrad(0.1)),
+    "rowwise_adagrad": fj.rowwise_adagrad(0.1),
+    "adam": fj.sparse(optax.adam(0.1)),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "words"),
+    [
+        ("embedding_dim", 0, ValueError, "at least 1, got 0"),
+        ("embedding_dim", 8.0, TypeError, "8.0"),
+        ("chunk_dim", 3, ValueError, "embedding_dim=8, got 3"),
+        ("chunk_dim", -2, ValueError, "-2"),
+        ("num_entries", 65, ValueError, "num_ways=8, got 65"),
+        ("num_entries", 1 << 30, ValueError, "2\\^31"),
+        ("num_frames", 1, ValueError, "at least 2, got 1"),
+        ("num_ways", 0, ValueError, "num_ways"),
+        ("num_tables", True, TypeError, "num_tables"),
+        ("initial_chunks", 5, ValueError, "4, got 5"),
+        ("half_life", 0.0, ValueError, "half_life"),
+        ("half_life", float("nan"), ValueError, "half_life"),
+        ("initial_scale", float("inf"), ValueError, "initial_scale"),
+        ("headroom", 1.0, ValueError, "headroom"),
+        ("hysteresis", -0.1, ValueError, "hysteresis"),
+        ("fallback", "shared", ValueError, "'zero', got 'shared'"),
+        ("scorer", "fiited", TypeError, "scorer"),
+    ],
+)
+def test_bad_fields_are_named(field, value, error, words):
+    with pytest.raises(error, match=words):
+        make_config(**{field: value})
+
+
+def test_config_is_hashable_and_equal_by_value():
+    assert make_config() == make_config()
+    assert hash(make_config()) == hash(make_config())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("64MiB", 64 << 20), ("1.5GB", 1500000000), (" 2 kib ", 2048), (7, 7), ("9", 9)],
+)
+def test_sizes_are_read(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-5", "0", "1e6", "5 apples", "3i", None])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ValueError, match="a size must be"):
+        parse_bytes(text)
+
+
+def live_bytes(config, optimizer):
+    state = fj.EmbeddingStore(config, optimizer).init(jax.random.key(0))
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(
+    budget=st.integers(1 << 20, 5 << 20),
+    widths=st.sampled_from(
+        [(16, 4), (64, 1), (64, 16), (64, 64), (24, 6), (128, 128), (512, 128), (3, 1)]
+    ),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    share=st.sampled_from([None, 0.05, 1.0]),
+)
+def test_from_budget_fills_but_never_exceeds(budget, widths, optimizer, share):
+    embedding_dim, chunk_dim = widths
+    if share is not None:
+        share *= embedding_dim // chunk_dim
+    config = fj.EmbeddingConfig.from_budget(
+        budget,
+        embedding_dim=embedding_dim,
+        chunk_dim=chunk_dim,
+        optimizer=OPTIMIZERS[optimizer],
+        frames_per_entry=share,
+    )
+    assert 0.95 * budget <= live_bytes(config, OPTIMIZERS[optimizer]) <= budget
+
+
+@pytest.mark.parametrize("share", [0.001, 2.0])
+def test_smallest_budget_is_told_and_works(share):
+    arguments = {
+        "embedding_dim": 16,
+        "chunk_dim": 4,
+        "optimizer": OPTIMIZERS["adagrad"],
+        "frames_per_entry": share,
+    }
+    with pytest.raises(ValueError, match="one bucket") as error:
+        fj.EmbeddingConfig.from_budget(100, **arguments)
+    smallest = int(str(error.value).split(" bytes")[0].split()[-1])
+    config = fj.EmbeddingConfig.from_budget(smallest, **arguments)
+    assert live_bytes(config, OPTIMIZERS["adagrad"]) <= smallest
+    with pytest.raises(ValueError, match="one bucket"):
+        fj.EmbeddingConfig.from_budget(smallest - 1, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"chunk_dim": 5}, "got 5"),
+        ({"budget": "none"}, "'none'"),
+        ({"frames_per_entry": 9.0}, "got 9.0"),
+        ({"num_ways": -1}, "num_ways"),
+        ({"half_life": -1.0}, "half_life"),
+    ],
+)
+def test_from_budget_names_what_is_wrong(fields, words):
+    arguments = {"budget": "1MiB", "embedding_dim": 16, "chunk_dim": 4, **fields}
+    with pytest.raises(ValueError, match=words):
+        fj.EmbeddingConfig.from_budget(**arguments, optimizer=OPTIMIZERS["sgd"])
+
+
+def test_store_refuses_an_optimizer_that_was_not_counted():
+    config = fj.EmbeddingConfig.from_budget(
+        "1MiB", embedding_dim=16, chunk_dim=4, optimizer=OPTIMIZERS["rowwise_adagrad"]
+    )
+    fj.EmbeddingStore(config, OPTIMIZERS["rowwise_adagrad"])
+    for name in ("sgd", "adagrad", "adam"):
+        with pytest.raises(ValueError, match="from_budget counted"):
+            fj.EmbeddingStore(config, OPTIMIZERS[name])
+    free = dataclasses.replace(config, budgeted_slots=None)
+    fj.EmbeddingStore(free, OPTIMIZERS["adam"])
+
+
+def test_store_refuses_things_that_are_no_optimizer():
+    with pytest.raises(TypeError, match=r"fj\.sparse"):
+        fj.EmbeddingStore(make_config(), optax.adagrad(0.1))
+    with pytest.raises(TypeError, match="EmbeddingConfig"):
+        fj.EmbeddingStore({}, OPTIMIZERS["sgd"])
+    with pytest.raises(TypeError, match="int"):
+        fj.sparse(3)
+    with pytest.raises(ValueError, match="elementwise"):
+        fj.EmbeddingStore(
+            make_config(),
+            fj.sparse(
+                optax.GradientTransformation(
+                    lambda params: params[:1], lambda g, s, p=None: (g, s)
+                )
+            ),
+        )
