@@ -1,0 +1,301 @@
+"""The embedding store: the transitions of a state, checked and assembled."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels import gather_chunks
+
+from . import admission, invariants, memory, pruning, update
+from .admission import AdmitInfo
+from .chunk_pool import init_free_list, init_pool
+from .config import EmbeddingConfig
+from .handle import Handle, Lookups, make_handle
+from .keys import Keys, canonicalize_ids, canonicalize_tables
+from .memory import MemoryReport
+from .page_table import init_page_table, probe
+from .pruning import PruneInfo
+from .sparse_optim import SparseOptimizer
+from .state import EmbeddingState
+from .update import ApplyInfo
+
+__all__ = ["EmbeddingStore", "predict_memory"]
+
+Ids = jax.Array | np.ndarray | Keys
+Tables = jax.Array | np.ndarray | int
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingStore:
+    """Embedding vectors of pruned lengths under one budget: pure functions of a state.
+
+    Static and hashable; holds no arrays. Every method can be jitted with the state
+    donated, `jax.jit(store.prune_step, donate_argnums=0)`.
+
+    Attributes:
+      config: sizes and rules.
+      optimizer: from `fj.sparse` or `fj.rowwise_adagrad`.
+
+    Raises:
+      ValueError: if `config` came from a budget that counted another optimizer's
+        state, or the optimizer is not elementwise.
+
+    >>> import fiited_jax as fj
+    >>> config = fj.EmbeddingConfig(
+    ...     embedding_dim=4, chunk_dim=2, num_entries=16, num_frames=9)
+    >>> store = fj.EmbeddingStore(config, fj.rowwise_adagrad(0.1))
+    >>> state = store.init(jax.random.key(0))
+    >>> state, handle, info = store.admit(state, jnp.array([7, 7, -1]))
+    >>> int(info.admitted), store.gather(state, handle).shape
+    (1, (3, 4))
+
+    References:
+      Luo et al., "Fine-grained embedding dimension optimization during training for
+      recommender systems", arXiv:2401.04408. Deviations: the page table is hashed
+      and bounded, decay is lazy, all sizes are fixed at `init`.
+    """
+
+    config: EmbeddingConfig
+    optimizer: SparseOptimizer
+
+    def __post_init__(self) -> None:
+        """Check that the two belong together."""
+        if not isinstance(self.config, EmbeddingConfig):
+            raise TypeError(f"config must be an EmbeddingConfig, got {self.config!r}")
+        if not isinstance(self.optimizer, SparseOptimizer):
+            raise TypeError(
+                "optimizer must be a SparseOptimizer, made by fj.sparse or "
+                f"fj.rowwise_adagrad, got {self.optimizer!r}"
+            )
+        specs = self.optimizer.slot_specs(self.config.chunk_dim)
+        if self.config.budgeted_slots not in (None, specs):
+            raise ValueError(
+                "optimizer must be the one that from_budget counted, with slots "
+                f"{self.config.budgeted_slots}; got one with {specs}"
+            )
+
+    def init(self, key: jax.Array) -> EmbeddingState:
+        """Allocate a state in which nothing is tracked.
+
+        Args:
+          key: a JAX random key, consumed; it drives the initial values.
+
+        Returns:
+          An `EmbeddingState`.
+        """
+        config = self.config
+        return EmbeddingState(
+            step=jnp.int32(0),
+            seed=jax.random.bits(key, (2,), jnp.uint32),
+            pages=init_page_table(config.num_entries, config.num_chunks),
+            pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
+            free=init_free_list(config.num_frames),
+        )
+
+    def admit(
+        self, state: EmbeddingState, ids: Ids, *, tables: Tables = 0
+    ) -> tuple[EmbeddingState, Handle, AdmitInfo]:
+        """Find ids, and give new ones an entry and `initial_chunks` frames.
+
+        A new key takes an empty way of its bucket, else evicts the entry of lowest
+        utility that this batch does not touch, else gets none: it then reads zeros
+        and counts as failed.
+
+        Args:
+          state: the store's state; donate it.
+          ids: `i32[...]` (negative is padding), `u32[...]` or `Keys`.
+          tables: integers that broadcast against `ids`.
+
+        Returns:
+          The state, the batch's `Handle` and an `AdmitInfo`.
+
+        Raises:
+          TypeError, ValueError: on ids or tables of a wrong dtype or shape.
+        """
+        lookups = self._lookups(ids, tables)
+        return admission.admit(state, lookups, self.config, self.optimizer)
+
+    def find(self, state: EmbeddingState, ids: Ids, *, tables: Tables = 0) -> Handle:
+        """Find ids and change nothing.
+
+        Args:
+          state: the store's state.
+          ids: as for `admit`.
+          tables: as for `admit`.
+
+        Returns:
+          A `Handle`; ids that are not tracked have no entry.
+
+        Raises:
+          TypeError, ValueError: as `admit`.
+        """
+        lookups = self._lookups(ids, tables)
+        entries = probe(
+            state.pages,
+            lookups.keys,
+            lookups.tables,
+            lookups.valid,
+            self.config.num_ways,
+        )
+        return make_handle(state.pages, lookups, entries)
+
+    def gather(self, state: EmbeddingState, handle: Handle) -> jax.Array:
+        """Read the vectors of a batch, un-pooled.
+
+        Args:
+          state: the state that the handle came with.
+          handle: from `admit` or `find`.
+
+        Returns:
+          `f32[..., D]`; absent chunks and padding are zeros.
+        """
+        chunks = gather_chunks(state.pool.values, handle.frames, self.config.chunk_dim)
+        return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
+
+    def lookup(
+        self, state: EmbeddingState, ids: Ids, *, tables: Tables = 0
+    ) -> jax.Array:
+        """Find and gather, for evaluation and serving; writes nothing.
+
+        Args:
+          state: the store's state.
+          ids: as for `admit`.
+          tables: as for `admit`.
+
+        Returns:
+          `f32[..., D]`.
+
+        Raises:
+          TypeError, ValueError: as `admit`.
+        """
+        return self.gather(state, self.find(state, ids, tables=tables))
+
+    def apply_gradients(
+        self, state: EmbeddingState, handle: Handle, vector_grads: jax.Array
+    ) -> tuple[EmbeddingState, ApplyInfo]:
+        """Step the frames of a batch and score its chunks.
+
+        Gradients of one key are summed first. A chunk without a frame is scored too:
+        its gradient is known. A chunk whose summed gradient is not finite keeps
+        values, slots and utility.
+
+        Args:
+          state: the store's state; donate it.
+          handle: from `admit` or `find`.
+          vector_grads: floating point `[..., D]`, with respect to what `gather`
+            returned.
+
+        Returns:
+          The state, one step on, and an `ApplyInfo`.
+
+        Raises:
+          ValueError: on gradients of another shape than the vectors.
+          TypeError: on gradients that are not of floating point.
+        """
+        expected = (*handle.mask.shape, self.config.embedding_dim)
+        if vector_grads.shape != expected:
+            raise ValueError(
+                f"vector_grads must have the shape of the vectors, {expected}; "
+                f"got {vector_grads.shape}"
+            )
+        if not jnp.issubdtype(vector_grads.dtype, jnp.floating):
+            raise TypeError(
+                f"vector_grads must be floating point, got {vector_grads.dtype}"
+            )
+        return update.apply_gradients(
+            state, handle, vector_grads, self.config, self.optimizer
+        )
+
+    def prune_step(self, state: EmbeddingState) -> tuple[EmbeddingState, PruneInfo]:
+        """Give the frames to the chunks of highest utility, between updates.
+
+        All chunks of all tables compete: utilities are decayed to now, the best
+        `config.target_frames` are chosen exactly (ties go to lower indices), the
+        others lose their frames, and chosen chunks without a frame get one, fresh in
+        values and optimizer state. If less than `config.hysteresis` of the target
+        would change owner, nothing moves.
+
+        Args:
+          state: the store's state; donate it. Handles of it go stale.
+
+        Returns:
+          The state and a `PruneInfo`.
+
+        References:
+          arXiv:2401.04408. The interval at which to call it is not published.
+        """
+        return pruning.prune_step(state, self.config, self.optimizer)
+
+    def prune_temporary_bytes(self) -> int:
+        """Return the bytes that `prune_step` needs beside the state, as compiled.
+
+        Compiles the step for the default device; allocates nothing.
+
+        Raises:
+          NotImplementedError: on a backend that does not report it.
+        """
+        state = jax.eval_shape(self.init, jax.random.key(0))
+        step = jax.jit(self.prune_step, donate_argnums=0).lower(state).compile()
+        analysis = step.memory_analysis()
+        if analysis is None:
+            raise NotImplementedError("this backend does not report its memory use")
+        return analysis.temp_size_in_bytes
+
+    def memory_report(
+        self, state: EmbeddingState, *, num_ids: int | None = None
+    ) -> MemoryReport:
+        """Count the bytes of the live arrays, by component and by table; host side.
+
+        Args:
+          state: the store's state.
+          num_ids: distinct (table, id) pairs that a dense table would hold; without
+            it there is nothing to compare with.
+
+        Returns:
+          A `MemoryReport`.
+        """
+        return memory.memory_report(state, self.config, self.optimizer, num_ids)
+
+    def check_invariants(self, state: EmbeddingState) -> None:
+        """Check on the host that a state is whole.
+
+        Args:
+          state: the store's state.
+
+        Raises:
+          ValueError: saying what is broken, and where.
+        """
+        invariants.check_invariants(state, self.config)
+
+    def _lookups(self, ids: Ids, tables: Tables) -> Lookups:
+        keys, mask = canonicalize_ids(ids)
+        wide, in_range = canonicalize_tables(tables, mask.shape, self.config.num_tables)
+        flat = Keys(*(jnp.reshape(word, -1) for word in keys))
+        return Lookups(flat, wide.reshape(-1), (mask & in_range).reshape(-1), mask)
+
+
+def predict_memory(
+    config: EmbeddingConfig, optimizer: SparseOptimizer, *, num_ids: int | None = None
+) -> MemoryReport:
+    """Count the bytes of a state before it is allocated.
+
+    Args:
+      config: sizes and rules.
+      optimizer: whose state is counted.
+      num_ids: as for `EmbeddingStore.memory_report`.
+
+    Returns:
+      A `MemoryReport` without tables.
+
+    >>> import fiited_jax as fj
+    >>> optimizer = fj.rowwise_adagrad(0.1)
+    >>> config = fj.EmbeddingConfig.from_budget(
+    ...     "1MiB", embedding_dim=16, chunk_dim=4, optimizer=optimizer)
+    >>> fj.predict_memory(config, optimizer).all_in_bytes <= 1 << 20
+    True
+    """
+    store = EmbeddingStore(config, optimizer)
+    shapes = jax.eval_shape(store.init, jax.random.key(0))
+    return memory.count_bytes(shapes, config, optimizer, num_ids)

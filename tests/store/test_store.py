@@ -1,0 +1,328 @@
+"""What the model-based test does not reach: optimizers, values, arguments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fiited_jax as fj
+from fiited_jax.chunk_pool import read_frames
+from helpers import (
+    assert_same_state,
+    copy_state,
+    jitted,
+    make_config,
+    make_store,
+    tolerance,
+)
+
+BATCH, STEPS, NUM_IDS = 32, 20, 24
+
+
+def dense_adagrad_rows(values, batches, learning_rate, eps):
+    """FBGEMM's row-wise Adagrad on a dense table, one loop per row."""
+    values, total = values.astype(np.float64), np.zeros(len(values))
+    for ids, grads in batches:
+        summed = np.zeros_like(values)
+        np.add.at(summed, ids, grads)
+        for row in np.unique(ids):
+            total[row] += np.mean(summed[row] ** 2)
+            values[row] -= learning_rate * summed[row] / (np.sqrt(total[row]) + eps)
+    return values
+
+
+def never_pruned(optimizer, chunk_dim):
+    """A store with a frame for every chunk, its state and its batches."""
+    store = make_store(
+        optimizer,
+        chunk_dim=chunk_dim,
+        num_entries=1024,
+        num_frames=1 + NUM_IDS * 8 // chunk_dim,
+        initial_chunks=8 // chunk_dim,
+        initial_scale=0.5,
+    )
+    rng = np.random.default_rng(chunk_dim)
+    batches = []
+    for _ in range(STEPS):
+        ids = rng.integers(0, NUM_IDS, BATCH).astype(np.int32)  # with duplicates
+        batches.append((ids, rng.normal(size=(BATCH, 8)).astype(np.float32)))
+    return store, store.init(jax.random.key(1)), batches
+
+
+def train(store, state, batches):
+    run = jitted(store)
+    for ids, grads in batches:
+        state, handle, info = run.admit(state, ids)
+        assert int(info.failed) == 0
+        state, _ = run.apply(state, handle, jnp.asarray(grads))
+    return state
+
+
+def initial_vectors(store, state):
+    everyone = np.arange(NUM_IDS, dtype=np.int32)
+    state, handle, _ = jax.jit(store.admit)(state, everyone)
+    return np.asarray(store.gather(state, handle)), everyone
+
+
+@pytest.mark.parametrize("chunk_dim", [1, 2, 8])
+@pytest.mark.parametrize(
+    "transformation",
+    [optax.sgd(0.1), optax.adagrad(0.3), optax.adagrad(0.3, eps=0.1)],
+    ids=["sgd", "adagrad", "adagrad_eps"],
+)
+def test_unpruned_pool_equals_optax_on_the_dense_table(transformation, chunk_dim):
+    store, state, batches = never_pruned(fj.sparse(transformation), chunk_dim)
+    table, everyone = initial_vectors(store, state)
+    assert np.abs(table).min() > 0
+    table = jnp.asarray(table)
+    slots = transformation.init(table)
+    for ids, grads in batches:
+        dense = jnp.zeros_like(table).at[ids].add(grads)
+        updates, slots = transformation.update(dense, slots, table)
+        table = optax.apply_updates(table, updates)
+    state = train(store, state, batches)
+    got = store.lookup(state, everyone)
+    np.testing.assert_allclose(got, table, **tolerance(BATCH * STEPS))
+
+
+def test_rowwise_adagrad_equals_the_formula_on_rows():
+    store, state, batches = never_pruned(fj.rowwise_adagrad(0.3, eps=1e-4), 8)
+    table, everyone = initial_vectors(store, state)
+    expected = dense_adagrad_rows(table, batches, 0.3, 1e-4)
+    got = store.lookup(train(store, state, batches), everyone)
+    np.testing.assert_allclose(got, expected, **tolerance(BATCH * STEPS))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        fj.sparse(optax.sgd(0.1)),
+        fj.sparse(optax.adagrad(0.1)),
+        fj.rowwise_adagrad(0.1, initial_accumulator=0.25),
+        fj.sparse(optax.adam(0.1)),
+    ],
+    ids=["sgd", "adagrad", "rowwise_adagrad", "adam"],
+)
+@pytest.mark.parametrize("by", ["prune", "evict"])
+def test_a_frame_that_changes_owner_is_as_fresh(optimizer, by):
+    fields = {"num_entries": 8, "headroom": 0.0, "scorer": fj.scorers.grad_norm()}
+    if by == "prune":  # four keys want all four chunks, four frames exist
+        store = make_store(optimizer, num_frames=5, initial_chunks=1, **fields)
+    else:
+        store = make_store(optimizer, num_frames=33, initial_chunks=4, **fields)
+    run, state = jitted(store), store.init(jax.random.key(3))
+    rng = np.random.default_rng(0)
+
+    def touch(state, ids, scale):
+        state, handle, info = run.admit(state, ids)
+        grads = rng.normal(size=(len(ids), 8)) * scale
+        state, _ = run.apply(state, handle, jnp.asarray(grads, jnp.float32))
+        return state, info
+
+    old = np.arange(8, dtype=np.int32)
+    for _ in range(3):
+        state, _ = touch(state, old, 1.0)
+    owners = np.asarray(state.pages.frames).copy()
+    if by == "prune":
+        for _ in range(3):
+            state, _ = touch(state, old[4:], 1e3)
+        state, info = run.prune(state)
+        assert int(info.granted) > 0
+        changed = np.asarray(state.pages.frames) != owners
+    else:
+        state, handle, info = run.admit(state, old + 100)
+        assert int(info.evicted) == 8
+        changed = np.ones_like(owners, bool)
+    changed &= np.asarray(state.pages.frames) != 0
+    frames = np.asarray(state.pages.frames)[changed]
+    assert frames.size
+
+    # The same keys in a store where nothing was ever trained.
+    calm = make_store(optimizer, num_frames=65, **{**fields, "initial_chunks": 4})
+    fresh = calm.init(jax.random.key(3))
+    chunks = np.flatnonzero(changed)
+    ids = np.asarray(state.pages.key_low)[chunks // 4].astype(np.int32)
+    fresh, handle, info = jax.jit(calm.admit)(fresh, ids)
+    assert int(info.failed) == 0
+    twins = np.asarray(handle.frames)[np.arange(len(ids)), chunks % 4]
+    got = read_frames(state.pool, jnp.asarray(frames), 2)
+    expected = read_frames(fresh.pool, jnp.asarray(twins), 2)
+    assert np.abs(np.asarray(expected[0])).min() > 0
+    assert_same_state(got, expected)
+
+
+def test_pruned_chunks_are_scored_and_return():
+    store = make_store(num_frames=9, initial_chunks=0, scorer=fj.scorers.grad_norm())
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = np.array([3], np.int32)
+    state, handle, _ = run.admit(state, ids)
+    np.testing.assert_array_equal(store.gather(state, handle), np.zeros((1, 8)))
+    grads = np.float32([[0, 0, 3, 4, 0, 0, 0, 1]])
+    state, info = run.apply(state, handle, jnp.asarray(grads))
+    assert int(info.updated) == 0
+    entry = int(handle.entries[0])
+    utility = np.asarray(state.pages.utility)[entry * 4 : entry * 4 + 4]
+    np.testing.assert_array_equal(utility, [0, 5, 0, 1])
+    state, info = run.prune(state)
+    assert int(info.granted) == 2  # no frame for a chunk of no utility
+    vector = np.asarray(run.lookup(state, ids))[0]
+    np.testing.assert_array_equal(vector != 0, np.repeat([0, 1, 0, 1], 2) > 0)
+
+
+def test_scorers_by_hand():
+    store_of = {name: make() for name, make in fj.scorers.SCORERS.items()}
+    grads = np.float32([[3, 4], [-3, -4], [0, 2]])  # the first two cancel
+    expected = {
+        "fiited": 3 * 2.0,
+        "grad_norm": 5 + 5 + 2.0,
+        "frequency": 3.0,
+        "saliency": None,
+    }
+    for name, scorer in store_of.items():
+        store = make_store(
+            embedding_dim=2, num_frames=9, scorer=scorer, initial_scale=0.5
+        )
+        state = store.init(jax.random.key(0))
+        ids = np.array([1, 1, 1], np.int32)
+        state, handle, _ = store.admit(state, ids)
+        value = np.asarray(store.gather(state, handle))[0]
+        state, _ = store.apply_gradients(state, handle, jnp.asarray(grads))
+        got = float(state.pages.utility[int(handle.entries[0])])
+        want = expected[name]
+        if name == "saliency":
+            want = abs(float(value @ np.float32([0, 2]))) + 0.1 * 2
+        np.testing.assert_allclose(got, want, **tolerance(8), err_msg=name)
+
+
+def test_a_users_scorer_sees_tables_and_is_checked():
+    def by_table(stats):
+        return stats.table.astype(jnp.float32)
+
+    store = make_store(scorer=by_table)
+    state, handle, _ = store.admit(
+        store.init(jax.random.key(0)), np.array([1], np.int32), tables=3
+    )
+    state, _ = store.apply_gradients(state, handle, jnp.ones((1, 8)))
+    assert float(state.pages.utility.max()) == 3.0
+    wrong = make_store(scorer=lambda stats: stats.count[:, :1])
+    with pytest.raises(ValueError, match=r"\(1, 4\); got \(1, 1\)"):
+        wrong.apply_gradients(state, handle, jnp.ones((1, 8)))
+    with pytest.raises(ValueError, match="norm_weight"):
+        fj.scorers.saliency(0.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_gradients_touch_only_their_chunk(bad):
+    store = make_store(initial_chunks=4)
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = np.array([1, 2], np.int32)
+    state, handle, _ = run.admit(state, ids)
+    before = np.asarray(store.gather(state, handle))
+    grads = np.ones((2, 8), np.float32)
+    grads[0, 3] = bad
+    state, info = run.apply(state, handle, jnp.asarray(grads))
+    assert int(info.non_finite) == 1
+    assert int(info.updated) == 7
+    after = np.asarray(store.gather(state, handle))
+    same = before == after
+    np.testing.assert_array_equal(same[0], [0, 0, 1, 1, 0, 0, 0, 0])
+    assert not same[1].any()
+    store.check_invariants(state)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    def run_once():
+        store, state, batches = never_pruned(fj.sparse(optax.adagrad(0.3)), 2)
+        return train(store, state, batches)
+
+    assert_same_state(run_once(), run_once())
+
+
+def test_initial_values_depend_on_seed_key_table_and_chunk_alone():
+    store = make_store(initial_chunks=4, initial_scale=0.5)
+
+    def vectors(seed, ids, tables):
+        state = store.init(jax.random.key(seed))
+        ids, tables = np.int32(ids), np.broadcast_to(np.int32(tables), len(ids))
+        state, handle, _ = jitted(store).admit(state, ids, tables=tables)
+        return np.asarray(store.gather(state, handle))
+
+    first = vectors(0, [1, 2, 1], [0, 0, 1])
+    assert len({tuple(row) for row in first}) == 3
+    assert len(np.unique(first)) == first.size
+    np.testing.assert_array_equal(first, vectors(0, [1, 1, 2], [1, 0, 0])[[1, 2, 0]])
+    assert not np.array_equal(first, vectors(1, [1, 2, 1], [0, 0, 1]))
+    many = vectors(0, np.arange(16), 0)
+    assert -0.5 <= many.min() < -0.4
+    assert 0.4 < many.max() < 0.5
+
+
+def test_lookup_writes_nothing_and_reads_zeros_for_unknown_ids():
+    store, state, batches = never_pruned(fj.sparse(optax.sgd(0.1)), 2)
+    state = train(store, state, batches)
+    before = copy_state(state)
+    got = store.lookup(state, np.array([[10_000, -1], [0, 10_001]], np.int32))
+    assert got.shape == (2, 2, 8)
+    np.testing.assert_array_equal(np.abs(got).sum(-1) > 0, [[0, 0], [1, 0]])
+    assert_same_state(before, state)
+
+
+def test_ids_of_any_shape_and_form_land_alike():
+    store = make_store()
+    state = store.init(jax.random.key(0))
+    ids = np.arange(12, dtype=np.int32).reshape(2, 2, 3)
+    state, handle, _ = store.admit(state, ids, tables=np.arange(3))
+    for same in (ids.astype(np.uint32), fj.keys_from_int64(ids.astype(np.int64))):
+        found = store.find(state, same, tables=np.arange(3))
+        np.testing.assert_array_equal(found.entries, handle.entries)
+    assert handle.frames.shape == (2, 2, 3, 4)
+    state, handle, info = store.admit(state, np.zeros((0, 3), np.int32))
+    state, _ = store.apply_gradients(state, handle, jnp.zeros((0, 3, 8)))
+    assert int(info.misses) == 0
+    store.check_invariants(state)
+
+
+def test_a_table_out_of_range_fails_and_is_counted():
+    store = make_store()
+    state = store.init(jax.random.key(0))
+    ids = np.array([1, 1, -1], np.int32)
+    state, _, info = store.admit(state, ids, tables=np.array([4, -1, 7]))
+    assert (int(info.failed), int(info.admitted)) == (2, 0)
+    store.check_invariants(state)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "words"),
+    [
+        ((3, 4), "float32", ValueError, r"\(3, 8\); got \(3, 4\)"),
+        ((8,), "float32", ValueError, r"\(3, 8\)"),
+        ((3, 8), "int32", TypeError, "int32"),
+    ],
+)
+def test_gradients_of_another_shape_or_type_are_refused(shape, dtype, error, words):
+    store = make_store()
+    state, handle, _ = store.admit(
+        store.init(jax.random.key(0)), np.arange(3, dtype=np.int32)
+    )
+    with pytest.raises(error, match=words):
+        store.apply_gradients(state, handle, jnp.zeros(shape, dtype))
+
+
+def test_prune_keeps_headroom_and_hysteresis_keeps_still():
+    config = make_config(num_frames=101, headroom=0.2, initial_chunks=4)
+    assert config.target_frames == 80
+    store = make_store(num_frames=101, headroom=0.2, initial_chunks=4, hysteresis=0.9)
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = np.arange(25, dtype=np.int32)
+    state, handle, _ = run.admit(state, ids)
+    state, _ = run.apply(state, handle, jnp.ones((25, 8)))
+    before = copy_state(state)
+    state, info = run.prune(state)
+    assert not bool(info.moved)
+    assert float(info.moved_share) == 20 / 80
+    assert_same_state(before, state)
+    eager = make_store(num_frames=101, headroom=0.2, initial_chunks=4, hysteresis=0.2)
+    state, info = eager.prune_step(state)
+    assert bool(info.moved)
+    assert int(info.frames_used) == 80
