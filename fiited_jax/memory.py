@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,14 @@ from .config import EmbeddingConfig
 from .sparse_optim import SparseOptimizer
 from .state import EMPTY_TABLE, NULL_FRAME, EmbeddingState
 
-__all__ = ["MemoryReport", "TableUse", "count_bytes", "dense_bytes", "memory_report"]
+__all__ = [
+    "MemoryReport",
+    "TableUse",
+    "count_arrays",
+    "count_bytes",
+    "dense_bytes",
+    "table_uses",
+]
 
 
 _COMPONENTS = (
@@ -43,7 +51,7 @@ class TableUse:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
-    """Bytes of a state.
+    """Bytes of an embedding state, by component.
 
     Attributes:
       keys: id words, table numbers and last steps.
@@ -53,30 +61,66 @@ class MemoryReport:
       slots: the optimizer's state.
       free_list: free frames and their count.
       other: step and seed.
-      all_in_bytes: the sum of the above.
-      dense_bytes: a dense table of `num_ids` rows with the same optimizer; `None`
-        without `num_ids`.
-      all_in_ratio: dense bytes over all-in bytes, optimizers counted in both.
-      values_ratio: dense values over pool values, nothing else counted.
+      dense_bytes: a dense table with the same optimizer; `None` if there is nothing
+        to compare with.
+      dense_values_bytes: the values of that table alone.
       tables: use per table; empty in a prediction.
     """
 
-    keys: int
-    frame_numbers: int
-    utilities: int
-    values: int
-    slots: int
-    free_list: int
-    other: int
-    all_in_bytes: int
-    dense_bytes: int | None
-    all_in_ratio: float | None
-    values_ratio: float | None
+    keys: int = 0
+    frame_numbers: int = 0
+    utilities: int = 0
+    values: int = 0
+    slots: int = 0
+    free_list: int = 0
+    other: int = 0
+    dense_bytes: int | None = None
+    dense_values_bytes: int | None = None
     tables: tuple[TableUse, ...] = ()
 
+    @property
     def components(self) -> dict[str, int]:
-        """Return the bytes that sum to `all_in_bytes`, by name."""
+        """The bytes that sum to `all_in_bytes`, by name."""
         return {name: getattr(self, name) for name in _COMPONENTS}
+
+    @property
+    def all_in_bytes(self) -> int:
+        """Every array of the state, optimizer slots included."""
+        return sum(self.components.values())
+
+    @property
+    def all_in_ratio(self) -> float | None:
+        """Dense bytes over all-in bytes; optimizers counted in both."""
+        return self.dense_bytes and self.dense_bytes / self.all_in_bytes
+
+    @property
+    def values_ratio(self) -> float | None:
+        """Dense values over pool values; nothing else counted."""
+        return self.dense_values_bytes and self.dense_values_bytes / self.values
+
+    def against_dense(
+        self, num_ids: int, embedding_dim: int, optimizer: SparseOptimizer
+    ) -> "MemoryReport":
+        """Return the report, compared with a dense table.
+
+        Args:
+          num_ids: rows of the table, distinct (table, id) pairs.
+          embedding_dim: D, values per row.
+          optimizer: applied to whole rows.
+
+        Returns:
+          A `MemoryReport` with `dense_bytes`.
+
+        Raises:
+          ValueError: if `num_ids` is not positive.
+        """
+        if num_ids < 1:
+            raise ValueError(f"num_ids must be at least 1, got {num_ids}")
+        return dataclasses.replace(
+            self,
+            dense_bytes=dense_bytes(num_ids, embedding_dim, optimizer),
+            dense_values_bytes=4 * num_ids * embedding_dim,
+        )
 
 
 def dense_bytes(num_ids: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
@@ -99,66 +143,38 @@ def dense_bytes(num_ids: int, embedding_dim: int, optimizer: SparseOptimizer) ->
     return num_ids * (4 * embedding_dim + slots)
 
 
-def count_bytes(
-    state: EmbeddingState,
-    config: EmbeddingConfig,
-    optimizer: SparseOptimizer,
-    num_ids: int | None = None,
-) -> MemoryReport:
-    """Count the bytes of arrays, or of shapes alone, by component.
-
-    Args:
-      state: a state, or what `jax.eval_shape` makes of one.
-      config: sizes and rules.
-      optimizer: whose state the dense table would have.
-      num_ids: rows of the dense table to compare with.
-
-    Returns:
-      A `MemoryReport` without tables.
-
-    Raises:
-      ValueError: if `num_ids` is not positive.
-    """
-    if num_ids is not None and num_ids < 1:
-        raise ValueError(f"num_ids must be at least 1, got {num_ids}")
-    pages = state.pages
-    all_in, values = _bytes(state), _bytes(state.pool.values)
-    dense = all_in_ratio = values_ratio = None
-    if num_ids is not None:
-        dense = dense_bytes(num_ids, config.embedding_dim, optimizer)
-        all_in_ratio = dense / all_in
-        values_ratio = 4 * num_ids * config.embedding_dim / values
-    return MemoryReport(
-        keys=_bytes((pages.key_low, pages.key_high, pages.table, pages.last_step)),
-        frame_numbers=_bytes(pages.frames),
-        utilities=_bytes(pages.utility),
-        values=values,
-        slots=_bytes(state.pool.slots),
-        free_list=_bytes(state.free),
-        other=_bytes((state.step, state.seed)),
-        all_in_bytes=all_in,
-        dense_bytes=dense,
-        all_in_ratio=all_in_ratio,
-        values_ratio=values_ratio,
+def count_arrays(tree: Any) -> int:
+    """Return the bytes of all arrays, or of the shapes that `jax.eval_shape` gives."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )
 
 
-def memory_report(
-    state: EmbeddingState,
-    config: EmbeddingConfig,
-    optimizer: SparseOptimizer,
-    num_ids: int | None = None,
-) -> MemoryReport:
-    """Count the live arrays and the use per table; see `EmbeddingStore`."""
-    report = count_bytes(state, config, optimizer, num_ids)
+def count_bytes(state: EmbeddingState) -> MemoryReport:
+    """Count a state, or what `jax.eval_shape` makes of one, by component."""
+    pages = state.pages
+    return MemoryReport(
+        keys=count_arrays(
+            (pages.key_low, pages.key_high, pages.table, pages.last_step)
+        ),
+        frame_numbers=count_arrays(pages.frames),
+        utilities=count_arrays(pages.utility),
+        values=count_arrays(state.pool.values),
+        slots=count_arrays(state.pool.slots),
+        free_list=count_arrays(state.free),
+        other=count_arrays((state.step, state.seed)),
+    )
+
+
+def table_uses(state: EmbeddingState, config: EmbeddingConfig) -> tuple[TableUse, ...]:
+    """Count what each table holds, on the host."""
     owners = np.asarray(state.pages.table)
     lengths = np.asarray(state.pages.frames).reshape(-1, config.num_chunks)
     lengths = np.count_nonzero(lengths != NULL_FRAME, axis=1)
     tracked = owners != EMPTY_TABLE
-    shape = config.num_tables
-    entries = np.bincount(owners[tracked], minlength=shape)
-    frames = np.bincount(owners[tracked], lengths[tracked], minlength=shape)
-    tables = tuple(
+    entries = np.bincount(owners[tracked], minlength=config.num_tables)
+    frames = np.bincount(owners[tracked], lengths[tracked], minlength=config.num_tables)
+    return tuple(
         TableUse(
             table=table,
             entries=int(entries[table]),
@@ -168,11 +184,4 @@ def memory_report(
             ),
         )
         for table in range(config.num_tables)
-    )
-    return dataclasses.replace(report, tables=tables)
-
-
-def _bytes(tree: object) -> int:
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )

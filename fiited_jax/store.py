@@ -256,7 +256,10 @@ class EmbeddingStore:
         Returns:
           A `MemoryReport`.
         """
-        return memory.memory_report(state, self.config, self.optimizer, num_ids)
+        report = dataclasses.replace(
+            memory.count_bytes(state), tables=memory.table_uses(state, self.config)
+        )
+        return self._against_dense(report, num_ids)
 
     def check_invariants(self, state: EmbeddingState) -> None:
         """Check on the host that a state is whole.
@@ -268,6 +271,11 @@ class EmbeddingStore:
           ValueError: saying what is broken, and where.
         """
         invariants.check_invariants(state, self.config)
+
+    def _against_dense(self, report: MemoryReport, num_ids: int | None) -> MemoryReport:
+        if num_ids is None:
+            return report
+        return report.against_dense(num_ids, self.config.embedding_dim, self.optimizer)
 
     def _lookups(self, ids: Ids, tables: Tables) -> Lookups:
         keys, mask = canonicalize_ids(ids)
@@ -298,4 +306,4 @@ def predict_memory(
     """
     store = EmbeddingStore(config, optimizer)
     shapes = jax.eval_shape(store.init, jax.random.key(0))
-    return memory.count_bytes(shapes, config, optimizer, num_ids)
+    return store._against_dense(memory.count_bytes(shapes), num_ids)

@@ -19,7 +19,7 @@ from .sparse_optim import SparseOptimizer
 from .state import NO_ENTRY, NULL_FRAME, EmbeddingState
 from .utility import accumulate, decay
 
-__all__ = ["ApplyInfo", "apply_gradients"]
+__all__ = ["ApplyInfo", "apply_gradients", "sum_duplicates"]
 
 
 class ApplyInfo(NamedTuple):
@@ -61,9 +61,7 @@ def apply_gradients(
     leaders = find_leaders(entries, is_owned)
     leads = leaders == jnp.arange(num_lanes)
     grads = jnp.reshape(vector_grads, (num_lanes, num_chunks, config.chunk_dim))
-    grads = grads.astype(jnp.float32)
-    summed = _sum_to(leaders, grads)
-    is_finite = jnp.all(jnp.isfinite(summed), axis=-1)
+    summed, is_finite = sum_duplicates(leaders, grads)
     live = leads[:, None] & is_same
     steps = live & is_finite & (frames != NULL_FRAME)
     stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
@@ -72,7 +70,7 @@ def apply_gradients(
     stats = ScoreStats(
         count=_sum_to(leaders, jnp.ones((num_lanes, num_chunks), jnp.float32)),
         grad_norm=_norm(summed),
-        sum_of_norms=_sum_to(leaders, _norm(grads)),
+        sum_of_norms=_sum_to(leaders, _norm(grads.astype(jnp.float32))),
         value_dot_grad=jnp.sum(values.reshape(summed.shape) * summed, axis=-1),
         table=jnp.broadcast_to(tables[:, None], frames.shape),
     )
@@ -98,6 +96,21 @@ def apply_gradients(
     )
     new_state = dataclasses.replace(state, step=step, pages=new_pages, pool=pool)
     return new_state, info
+
+
+def sum_duplicates(leaders: jax.Array, grads: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum the gradients of duplicates into their leader's row.
+
+    Args:
+      leaders: `i32[N]` from `bidding.find_leaders`.
+      grads: `[N, K, C]`.
+
+    Returns:
+      `f32[N, K, C]` the sums, zeros in rows that lead nothing; and `bool[N, K]`,
+      whether a chunk's sum is finite.
+    """
+    summed = _sum_to(leaders, grads.astype(jnp.float32))
+    return summed, jnp.all(jnp.isfinite(summed), axis=-1)
 
 
 def _sum_to(leaders: jax.Array, terms: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from flax import nnx
 from ..admission import AdmitInfo
 from ..config import EmbeddingConfig
 from ..handle import Handle
+from ..memory import MemoryReport
 from ..pruning import PruneInfo
 from ..sparse_optim import SparseOptimizer
 from ..state import EmbeddingState
@@ -84,6 +85,10 @@ class PagedEmbed(nnx.Module):
         state, info = self.store.prune_step(self._value)
         self.state.set_value(state)
         return info
+
+    def memory_report(self, *, num_ids: int | None = None) -> MemoryReport:
+        """Count the bytes of the live arrays; see `EmbeddingStore.memory_report`."""
+        return self.store.memory_report(self._value, num_ids=num_ids)
 
     @property
     def _value(self) -> EmbeddingState:

@@ -1,0 +1,20 @@
+"""Embedding methods under one protocol."""
+
+from collections.abc import Callable
+
+from .base import Embed as Embed
+from .base import Method as Method
+from .base import Request as Request
+from .fiited import fiited
+from .full import full
+from .hash import hash_trick
+from .small_dim import small_dim
+
+__all__ = ["METHODS", "Embed", "Method", "Request"]
+
+METHODS: dict[str, Callable[[Request], Method]] = {
+    "fiited": fiited,
+    "full": full,
+    "hash": hash_trick,
+    "small_dim": small_dim,
+}

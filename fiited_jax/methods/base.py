@@ -1,0 +1,112 @@
+"""What the trainer asks of an embedding method."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from ..memory import MemoryReport
+from ..scorers import Scorer
+from ..sparse_optim import SparseOptimizer
+
+__all__ = ["Embed", "Method", "Request", "Rows", "required_budget"]
+
+
+class Embed(Protocol):
+    """An embedding module: `fj.nnx.PagedEmbed`, or a baseline with its functions."""
+
+    def __call__(self, ids: Any, *, tables: Any = 0) -> jax.Array:
+        """Look ids up; writes nothing."""
+        ...
+
+    def admit(self, ids: Any, *, tables: Any = 0) -> tuple[Any, Any]:
+        """Prepare a training batch: its handle, and an info of counters."""
+        ...
+
+    def gather(self, handle: Any) -> jax.Array:
+        """Read the vectors of a batch."""
+        ...
+
+    def apply_gradients(self, handle: Any, vector_grads: jax.Array) -> Any:
+        """Update from gradients with respect to the gathered vectors."""
+        ...
+
+    def prune_step(self) -> Any:
+        """Do what a method does between updates, every so many steps."""
+        ...
+
+    def memory_report(self) -> MemoryReport:
+        """Count the bytes of the live arrays."""
+        ...
+
+
+class Rows(Protocol):
+    """The distinct (table, id) pairs of a training split, numbered."""
+
+    @property
+    def num_pairs(self) -> int:
+        """How many there are."""
+        ...
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return the number of each pair, -1 for an unknown one."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to build.
+
+    Attributes:
+      embedding_dim: D of the full table.
+      chunk_dim: C, for methods that prune chunks.
+      num_tables: tables of the data.
+      budget: all-in bytes; `None` only for methods that need none.
+      optimizer: for the embeddings.
+      vocabulary: the pairs of the training split.
+      initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
+      scorer: for methods that rank.
+      half_life: of utilities, in steps.
+      store_options: further fields of `EmbeddingConfig.from_budget`.
+    """
+
+    embedding_dim: int
+    chunk_dim: int
+    num_tables: int
+    budget: int | None
+    optimizer: SparseOptimizer
+    vocabulary: Rows
+    initial_scale: float
+    scorer: Scorer
+    half_life: float
+    store_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Method(NamedTuple):
+    """A method, ready to be built.
+
+    Attributes:
+      embedding_dim: width of the vectors it gives.
+      make_embed: allocates the embedding module.
+      encode: turns `int64[B, F]` ids into what the module takes; on the host.
+      prunes: whether `prune_step` does anything.
+    """
+
+    embedding_dim: int
+    make_embed: Callable[[nnx.Rngs], Embed]
+    encode: Callable[[np.ndarray], Any]
+    prunes: bool
+
+
+def required_budget(request: Request) -> int:
+    """Return the budget of a method that cannot do without.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if request.budget is None:
+        raise ValueError("budget must be given for this method, got None")
+    return request.budget

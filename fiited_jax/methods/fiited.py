@@ -1,0 +1,34 @@
+"""`fiited`: the store of this package, chunks pruned while training."""
+
+from flax import nnx
+
+from ..config import EmbeddingConfig
+from ..keys import keys_from_int64
+from ..nn.nnx import PagedEmbed
+from .base import Embed, Method, Request, required_budget
+
+__all__ = ["fiited"]
+
+
+def fiited(request: Request) -> Method:
+    """Build the store.
+
+    Raises:
+      ValueError: on a budget or sizes that the store refuses.
+    """
+    config = EmbeddingConfig.from_budget(
+        required_budget(request),
+        embedding_dim=request.embedding_dim,
+        chunk_dim=request.chunk_dim,
+        optimizer=request.optimizer,
+        num_tables=request.num_tables,
+        initial_scale=request.initial_scale,
+        scorer=request.scorer,
+        half_life=request.half_life,
+        **request.store_options,
+    )
+
+    def make_embed(rngs: nnx.Rngs) -> Embed:
+        return PagedEmbed(config, request.optimizer, rngs=rngs)
+
+    return Method(request.embedding_dim, make_embed, keys_from_int64, prunes=True)

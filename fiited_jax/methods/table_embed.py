@@ -1,0 +1,161 @@
+"""A plain table with sparse updates: what the baselines are made of.
+
+It shares the pool, the optimizers and the summing of duplicates with the store, so
+that a comparison compares methods and nothing else.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..bidding import find_leaders
+from ..chunk_pool import (
+    init_pool,
+    initial_values,
+    read_frames,
+    refresh_owned,
+    update_frames,
+)
+from ..keys import Keys, canonicalize_ids, canonicalize_tables, hash_words
+from ..memory import MemoryReport, count_arrays
+from ..sparse_optim import SparseOptimizer
+from ..state import NULL_FRAME, ChunkPool
+from ..store import Ids, Tables
+from ..update import sum_duplicates
+
+__all__ = ["TableEmbed", "TableInfo", "TableState", "rows_within", "table_bytes"]
+
+
+class TableState(nnx.Variable):
+    """Holds the `ChunkPool` of a table; no `nnx.Param`."""
+
+
+class TableInfo(NamedTuple):
+    """Counters of an update.
+
+    Attributes:
+      updated: `i32[]` rows stepped.
+      non_finite: `i32[]` rows left alone because their gradient is not finite.
+    """
+
+    updated: jax.Array
+    non_finite: jax.Array
+
+
+class TableEmbed(nnx.Module):
+    """Rows of a table, by row number or by hash.
+
+    Frame r + 1 of a pool whose chunks are rows holds row r; the null frame is what
+    padding and unknown ids read.
+
+    Attributes:
+      state: a `TableState` variable that holds the pool.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        embedding_dim: int,
+        optimizer: SparseOptimizer,
+        *,
+        initial_scale: float,
+        hashed: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Allocate the rows.
+
+        Args:
+          num_rows: rows.
+          embedding_dim: values per row.
+          optimizer: for the rows.
+          initial_scale: initial values are uniform in
+            `[-initial_scale, initial_scale)`.
+          hashed: ids are hashed to rows; else they are row numbers, negative for
+            none.
+          rngs: gives the key of the initial values, from its `params` stream.
+        """
+        self.num_rows, self.embedding_dim = num_rows, embedding_dim
+        self.optimizer, self.hashed = optimizer, hashed
+        pool = init_pool(num_rows + 1, embedding_dim, optimizer)
+        num_held = pool.values.size // embedding_dim  # the last line may hold more
+        row = jnp.arange(num_held, dtype=jnp.int32)
+        words = Keys(row.astype(jnp.uint32), jnp.zeros_like(row, jnp.uint32))
+        seed = jax.random.bits(rngs.params(), (2,), jnp.uint32)
+        nothing = jnp.zeros_like(row)
+        values = initial_values(
+            seed, words, nothing, nothing, embedding_dim, initial_scale
+        )
+        is_row = (row != NULL_FRAME) & (row <= num_rows)
+        self.state = TableState(refresh_owned(pool, is_row, values, optimizer))
+
+    def __call__(self, ids: Ids, *, tables: Tables = 0) -> jax.Array:
+        """Look ids up, `f32[..., D]`; writes nothing."""
+        return self.gather(self._frames(ids, tables))
+
+    def admit(self, ids: Ids, *, tables: Tables = 0) -> tuple[jax.Array, None]:
+        """Return the frames of ids, `i32[...]`; nothing is admitted to a table."""
+        return self._frames(ids, tables), None
+
+    def gather(self, handle: jax.Array) -> jax.Array:
+        """Read rows, `f32[..., D]`."""
+        values, _ = read_frames(self._pool, handle.reshape(-1), self.embedding_dim)
+        return values.reshape(*handle.shape, self.embedding_dim)
+
+    def apply_gradients(self, handle: jax.Array, vector_grads: jax.Array) -> TableInfo:
+        """Step rows along the sums of their gradients, those that are finite."""
+        frames = handle.reshape(-1)
+        leaders = find_leaders(frames, frames != NULL_FRAME)
+        grads = vector_grads.reshape(-1, 1, self.embedding_dim)
+        summed, is_finite = sum_duplicates(leaders, grads)
+        leads = leaders == jnp.arange(frames.size)
+        steps = leads & is_finite[:, 0]
+        pool = update_frames(
+            self._pool,
+            jnp.where(steps, frames, NULL_FRAME),
+            summed[:, 0],
+            self.optimizer,
+        )
+        self.state.set_value(pool)
+        return TableInfo(jnp.sum(steps), jnp.sum(leads & ~steps))
+
+    def prune_step(self) -> None:
+        """Nothing is pruned."""
+
+    def memory_report(self) -> MemoryReport:
+        """Count the bytes of the rows and their optimizer state."""
+        pool = self._pool
+        return MemoryReport(
+            values=count_arrays(pool.values), slots=count_arrays(pool.slots)
+        )
+
+    def _frames(self, ids: Ids, tables: Tables) -> jax.Array:
+        keys, valid = canonicalize_ids(ids)
+        if not self.hashed:
+            return jnp.where(valid, keys.low.astype(jnp.int32) + 1, NULL_FRAME)
+        wide, _ = canonicalize_tables(tables, valid.shape, 1 << 30)
+        mixed = hash_words(keys.low, keys.high, wide)
+        row = (mixed % jnp.uint32(self.num_rows)).astype(jnp.int32)
+        return jnp.where(valid, row + 1, NULL_FRAME)
+
+    @property
+    def _pool(self) -> ChunkPool:
+        return self.state.get_value()
+
+
+def table_bytes(num_rows: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
+    """Return the bytes of a `TableEmbed`, the null frame and padding included."""
+    return count_arrays(
+        jax.eval_shape(lambda: init_pool(num_rows + 1, embedding_dim, optimizer))
+    )
+
+
+def rows_within(num_bytes: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
+    """Return the most rows of a `TableEmbed` that fit, 0 if none does."""
+    low, high = 0, num_bytes // (4 * embedding_dim) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = table_bytes(middle, embedding_dim, optimizer) <= num_bytes
+        low, high = (middle, high) if fits else (low, middle)
+    return low

@@ -1,0 +1,5 @@
+"""Recommender models over an embedding module."""
+
+from .dlrm import DLRM as DLRM
+
+__all__ = ["DLRM"]
