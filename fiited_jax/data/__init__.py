@@ -1,0 +1,23 @@
+"""Click streams: what a recommender model is trained and tested on."""
+
+from .criteo import CriteoStream as CriteoStream
+from .demo import DemoStream as DemoStream
+from .stream import Batch as Batch
+from .stream import BayesReference as BayesReference
+from .stream import ClickStream as ClickStream
+from .stream import DataError as DataError
+from .stream import Split as Split
+from .stream import rebatch as rebatch
+from .vocabulary import Vocabulary as Vocabulary
+
+__all__ = [
+    "Batch",
+    "BayesReference",
+    "ClickStream",
+    "CriteoStream",
+    "DataError",
+    "DemoStream",
+    "Split",
+    "Vocabulary",
+    "rebatch",
+]
