@@ -64,7 +64,7 @@ class EmbeddingConfig:
     fallback: Literal["zero"] = "zero"
     initial_chunks: int = 1
     initial_scale: float = 0.01
-    headroom: float = 0.05
+    headroom: float = 0.1
     hysteresis: float = 0.01
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 

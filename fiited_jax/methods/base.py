@@ -1,7 +1,7 @@
 """What the trainer asks of an embedding method."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -67,10 +67,10 @@ class Request:
       budget: all-in bytes; `None` only for methods that need none.
       optimizer: for the embeddings.
       vocabulary: the pairs of the training split.
-      initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
       scorer: for methods that rank.
       half_life: of utilities, in steps.
-      store_options: further fields of `EmbeddingConfig.from_budget`.
+      frames_per_entry: as for `EmbeddingConfig.from_budget`.
+      initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
     """
 
     embedding_dim: int
@@ -79,10 +79,10 @@ class Request:
     budget: int | None
     optimizer: SparseOptimizer
     vocabulary: Rows
-    initial_scale: float
     scorer: Scorer
     half_life: float
-    store_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    frames_per_entry: float | None = None
+    initial_scale: float = 0.01
 
 
 class Method(NamedTuple):

@@ -25,7 +25,7 @@ def fiited(request: Request) -> Method:
         initial_scale=request.initial_scale,
         scorer=request.scorer,
         half_life=request.half_life,
-        **request.store_options,
+        frames_per_entry=request.frames_per_entry,
     )
 
     def make_embed(rngs: nnx.Rngs) -> Embed:

@@ -1,0 +1,23 @@
+"""Training a click model: options, loop, outputs. Needs the `[train]` extra."""
+
+from .loop import Trainer as Trainer
+from .loop import TrainResult as TrainResult
+from .loop import open_stream as open_stream
+from .options import TrainOptions as TrainOptions
+from .outputs import print_summary as print_summary
+from .outputs import summarize as summarize
+from .outputs import write_outputs as write_outputs
+from .progress import RichReporter as RichReporter
+from .progress import SilentReporter as SilentReporter
+
+__all__ = [
+    "RichReporter",
+    "SilentReporter",
+    "TrainOptions",
+    "TrainResult",
+    "Trainer",
+    "open_stream",
+    "print_summary",
+    "summarize",
+    "write_outputs",
+]

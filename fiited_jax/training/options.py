@@ -1,0 +1,133 @@
+"""The options of `fiited train`."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal
+
+import optax
+
+from ..config import parse_bytes
+from ..sparse_optim import SparseOptimizer, rowwise_adagrad, sparse
+
+__all__ = ["TrainOptions"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train a DLRM and prune its embeddings while it trains.
+
+    Attributes:
+      data: `demo` generates a click stream; `criteo` reads `--path`.
+      path: a file in the format of the Criteo Kaggle training set, plain or gzip.
+      method: how embeddings are kept; `full`, `small_dim` and `hash` are baselines.
+      compression: dense bytes over all-in bytes. The dense table holds the distinct
+        (table, id) pairs of the training split and the same optimizer. Default 10,
+        unless a budget is given; `full` ignores it.
+      budget: all-in bytes instead, for example 64MiB.
+      embedding_dim: values per full vector.
+      chunk_dim: values per chunk, the unit that is pruned.
+      scorer: how a batch adds to the utility of chunks.
+      optimizer: for embeddings.
+      learning_rate: for embeddings.
+      dense_learning_rate: for the MLPs (Adam).
+      batch_size: examples per step.
+      epochs: passes over the training split.
+      prune_interval: steps between prune steps.
+      half_life: steps in which an untouched utility halves.
+      frames_per_entry: frames of the pool per tracked key; default half the chunks.
+      seed: of weights and initial values; the demo's data do not depend on it.
+      test_fraction: share of the rows, the last ones, that is the test split.
+      log_every: steps between lines of metrics.jsonl.
+      out: folder for config.json, metrics.jsonl, summary.json and plots.
+    """
+
+    data: Literal["demo", "criteo"] = "demo"
+    path: Path | None = None
+    method: Literal["fiited", "full", "hash", "small_dim"] = "fiited"
+    compression: float | None = None
+    budget: str | None = None
+    embedding_dim: int = 16
+    chunk_dim: int = 8
+    scorer: Literal["fiited", "frequency", "grad_norm", "saliency"] = "saliency"
+    optimizer: Literal["adagrad", "rowwise_adagrad", "sgd"] = "adagrad"
+    learning_rate: float = 0.1
+    dense_learning_rate: float = 0.002
+    batch_size: int = 256
+    epochs: int = 1
+    prune_interval: int = 20
+    half_life: float = 2000.0
+    frames_per_entry: float | None = None
+    seed: int = 0
+    test_fraction: float = 0.2
+    log_every: int = 20
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the data."""
+        if (self.path is None) != (self.data == "demo"):
+            raise ValueError(
+                "path must be given with data=criteo and only then, got "
+                f"path={self.path} with data={self.data}"
+            )
+        if self.budget is not None and self.compression is not None:
+            raise ValueError(
+                "budget and compression exclude each other, got "
+                f"{self.budget} and {self.compression}"
+            )
+        if self.budget is not None:
+            parse_bytes(self.budget)
+        if self.compression is not None and not 0 < self.compression < math.inf:
+            raise ValueError(f"compression must be positive, got {self.compression}")
+        for name in (
+            "embedding_dim",
+            "chunk_dim",
+            "batch_size",
+            "epochs",
+            "prune_interval",
+            "log_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        for name in ("learning_rate", "dense_learning_rate", "half_life"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(
+                f"test_fraction must be between 0 and 1, got {self.test_fraction}"
+            )
+        if self.embedding_dim % self.chunk_dim:
+            raise ValueError(
+                f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
+                f"got {self.chunk_dim}"
+            )
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"out must be a folder, {self.out} is a file")
+
+    def sparse_optimizer(self) -> SparseOptimizer:
+        """Return the optimizer of the embeddings."""
+        rate = self.learning_rate
+        if self.optimizer == "rowwise_adagrad":
+            return rowwise_adagrad(rate)
+        if self.optimizer == "sgd":
+            return sparse(optax.sgd(rate))
+        # Gradients of a mean loss are small: optax's start of 0.1 would drown them, and
+        # from 0 the first gradient of a rare id would move it by the whole rate.
+        adagrad = optax.adagrad(rate, initial_accumulator_value=1e-6, eps=1e-10)
+        return sparse(adagrad)
+
+    def budget_bytes(self, dense_bytes: int) -> int | None:
+        """Return the all-in budget, `None` for a method without one.
+
+        Args:
+          dense_bytes: of the dense table to compress.
+        """
+        if self.method == "full":
+            return None
+        if self.budget is not None:
+            return parse_bytes(self.budget)
+        return int(dense_bytes / (self.compression or 10.0))

@@ -1,0 +1,111 @@
+"""What a run leaves behind: JSON files, plots and the table at the end."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..data import BayesReference
+from .loop import TrainResult
+from .options import TrainOptions
+from .plots import plot_auc, plot_bytes
+
+__all__ = ["print_summary", "summarize", "write_outputs"]
+
+
+def summarize(result: TrainResult, bayes: BayesReference | None) -> dict[str, Any]:
+    """Return the content of summary.json.
+
+    Args:
+      result: of a run.
+      bayes: what a perfect model reaches, where it is known.
+    """
+    memory = result.memory
+    summary: dict[str, Any] = {
+        "auc": result.test.auc,
+        "log_loss": result.test.log_loss,
+        "normalized_entropy": result.test.normalized_entropy,
+        "all_in_bytes": memory.all_in_bytes,
+        "dense_bytes": memory.dense_bytes,
+        "all_in_ratio": memory.all_in_ratio,
+        "values_ratio": memory.values_ratio,
+        "bytes": memory.components,
+        "prune_temporary_bytes": result.prune_temporary_bytes,
+        "non_finite": result.non_finite,
+        "examples_per_second": result.examples_per_second,
+        "state_sha256": result.state_sha256,
+    }
+    if memory.tables:
+        summary["tables"] = [dataclasses.asdict(use) for use in memory.tables]
+    if bayes is not None:
+        summary["bayes_auc"], summary["bayes_log_loss"] = bayes
+    return summary
+
+
+def write_outputs(
+    folder: Path,
+    options: TrainOptions,
+    result: TrainResult,
+    summary: dict[str, Any],
+) -> None:
+    """Write config.json, metrics.jsonl, summary.json, auc.png and bytes.png.
+
+    Args:
+      folder: made if it is not there; files in it are replaced.
+      options: of the run.
+      result: of the run.
+      summary: from `summarize`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(options).items()
+    }
+    _write(folder / "config.json", json.dumps(plain, indent=2) + "\n")
+    lines = "".join(json.dumps(record) + "\n" for record in result.records)
+    _write(folder / "metrics.jsonl", lines)
+    plot_auc(folder / "auc.png", result.records, summary)
+    plot_bytes(folder / "bytes.png", result.memory)
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def print_summary(console: Console, options: TrainOptions, summary: dict) -> None:
+    """Print the table at the end of a run."""
+    table = Table(title=f"{options.method} on {options.data}, test split")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    rows = [
+        ("AUC", f"{summary['auc']:.5f}"),
+        ("log loss", f"{summary['log_loss']:.5f}"),
+        ("normalized entropy", f"{summary['normalized_entropy']:.5f}"),
+    ]
+    if "bayes_auc" in summary:
+        rows.append(("AUC of the true model", f"{summary['bayes_auc']:.5f}"))
+        rows.append(("log loss of the true model", f"{summary['bayes_log_loss']:.5f}"))
+    rows += [
+        ("all-in bytes", f"{summary['all_in_bytes']:,}"),
+        ("dense bytes", f"{summary['dense_bytes']:,}"),
+        ("compression, all-in", f"{summary['all_in_ratio']:.2f}"),
+        ("compression, values only", f"{summary['values_ratio']:.2f}"),
+        *((f"  {name}", f"{size:,}") for name, size in summary["bytes"].items()),
+        ("prune step temporaries", f"{summary['prune_temporary_bytes']:,}"),
+        ("examples per second", f"{summary['examples_per_second']:,.0f}"),
+    ]
+    if any(summary["non_finite"].values()):
+        counts = summary["non_finite"]
+        rows.append(("non-finite gradients, embeddings", f"{counts['embeddings']:,}"))
+        rows.append(("non-finite gradients, dense", f"{counts['dense_updates']:,}"))
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,243 @@
+"""The main job on small data: runs, files, determinism, refusals."""
+
+import json
+import math
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from fiited_jax import cli, training
+from fiited_jax.data import Batch, DemoStream
+from fiited_jax.training import loop, metrics
+
+METHODS = ("fiited", "full", "hash", "small_dim")
+
+
+class Silent:
+    def start(self, num_steps):
+        self.num_steps = num_steps
+
+    def log(self, record):
+        pass
+
+    def stop(self):
+        pass
+
+
+def small(**fields):
+    return training.TrainOptions(
+        **{
+            "batch_size": 128,
+            "compression": 4.0,
+            "log_every": 5,
+            "prune_interval": 5,
+            **fields,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return DemoStream(2000, 500)
+
+
+def run(options, stream):
+    trainer = training.Trainer(options, stream)
+    return trainer, trainer.train(Silent())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
+    chex.clear_trace_counter()
+    for name in ("train_step", "prune_step", "evaluate_step"):
+        once = chex.assert_max_traces(getattr(loop, name), n=1)
+        monkeypatch.setattr(loop, name, once)
+    trainer, result = run(small(method=method), stream)
+    live = jax.tree.leaves(trainer.model.embed.state.get_value())
+    assert sum(leaf.nbytes for leaf in live) == result.memory.all_in_bytes
+    if method != "full":
+        assert result.memory.all_in_ratio >= 4.0
+    assert result.records[-1]["examples"] == 2000
+    assert math.isfinite(result.test.log_loss)
+    assert result.non_finite == {"embeddings": 0, "dense_updates": 0}
+    if method == "fiited":
+        trainer.model.embed.store.check_invariants(
+            trainer.model.embed.state.get_value()
+        )
+        assert result.records[-1]["prune"]["frames_used"] > 0
+        assert result.prune_temporary_bytes > 0
+
+
+def test_the_same_seed_gives_the_same_state(stream):
+    digests = [run(small(seed=seed), stream)[1].state_sha256 for seed in (3, 3, 4)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+class Poisoned(DemoStream):
+    """A stream of which some dense features are not finite."""
+
+    def batches(self, split, batch_size):
+        for number, batch in enumerate(super().batches(split, batch_size)):
+            dense = batch.dense.copy()
+            if split == "train" and number == 2:
+                dense[0, 0] = np.nan
+            if split == "train" and number == 4:
+                dense[1, 3] = np.inf
+            yield Batch(batch.labels, dense, batch.ids)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_non_finite_gradients_leave_everything_usable(method):
+    trainer, result = run(small(method=method), Poisoned(2000, 500))
+    assert result.non_finite["dense_updates"] == 2
+    assert result.non_finite["embeddings"] >= 2 * 26 * (method != "small_dim")
+    assert math.isfinite(result.test.auc)
+    for leaf in jax.tree.leaves(trainer.model.embed.state.get_value()):
+        assert np.all(np.isfinite(np.asarray(leaf)))
+
+
+def test_evaluation_writes_nothing(stream):
+    trainer, _ = run(small(), stream)
+    before = loop.digest(trainer.model.embed.state.get_value())
+    trainer.evaluate()
+    assert loop.digest(trainer.model.embed.state.get_value()) == before
+
+
+def test_metrics_by_hand():
+    labels = np.array([0, 0, 1, 1, 1])
+    probabilities = np.array([0.1, 0.6, 0.6, 0.9, 0.05])
+    got = metrics.test_metrics(labels, probabilities)
+    assert got.auc == pytest.approx((1 + 2 + 0.5 + 0) / 6)
+    losses = [
+        math.log(0.9),
+        math.log(0.4),
+        math.log(0.6),
+        math.log(0.9),
+        math.log(0.05),
+    ]
+    assert got.log_loss == pytest.approx(-sum(losses) / 5)
+    entropy = -(0.6 * math.log(0.6) + 0.4 * math.log(0.4))
+    assert got.normalized_entropy == pytest.approx(got.log_loss / entropy)
+    so_far = metrics.AucSoFar()
+    so_far.add(labels[:2], probabilities[:2])
+    assert math.isnan(so_far.value())
+    so_far.add(labels[2:], probabilities[2:])
+    so_far.add(np.array([1]), np.array([np.nan]))
+    assert so_far.value() == pytest.approx(got.auc)
+
+
+def test_auc_so_far_is_close_to_the_exact_one():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 20_000)
+    probabilities = 1 / (1 + np.exp(-rng.normal(size=20_000) - labels))
+    so_far = metrics.AucSoFar()
+    for part in np.array_split(np.arange(20_000), 7):
+        so_far.add(labels[part], probabilities[part])
+    exact = metrics.test_metrics(labels, probabilities).auc
+    assert so_far.value() == pytest.approx(exact, abs=1e-4)
+
+
+def write_criteo(path, num_rows=400):
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(num_rows):
+        numbers = [str(n) if n else "" for n in rng.integers(0, 9, 13)]
+        words = [f"{n:08x}" if n else "" for n in rng.integers(0, 40, 26)]
+        lines.append("\t".join([str(rng.integers(0, 2)), *numbers, *words]) + "\n")
+    path.write_text("".join(lines))
+    return path
+
+
+def test_the_command_writes_its_outputs(tmp_path, capsys):
+    path, out = write_criteo(tmp_path / "rows.tsv"), tmp_path / "out"
+    arguments = ["train", "--data", "criteo", "--path", str(path), "--out", str(out)]
+    assert cli.main([*arguments, "--batch-size", "32", "--compression", "2"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    for key in (
+        "auc",
+        "log_loss",
+        "normalized_entropy",
+        "all_in_bytes",
+        "dense_bytes",
+        "all_in_ratio",
+        "values_ratio",
+        "examples_per_second",
+        "state_sha256",
+    ):
+        assert key in summary
+    assert summary["all_in_ratio"] >= 2
+    assert json.loads((out / "config.json").read_text())["batch_size"] == 32
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert records[-1]["examples"] == 320
+    for name in ("auc.png", "bytes.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert "AUC" in capsys.readouterr().out
+
+
+REFUSED = {
+    "unknown method": (["--method", "none"], "method"),
+    "negative size": (["--embedding-dim", "-4"], "embedding_dim"),
+    "chunk_dim": (["--chunk-dim", "5"], "chunk_dim must divide"),
+    "tiny budget": (["--budget", "100B"], "one bucket"),
+    "no size": (["--budget", "lots"], "'lots'"),
+    "two sizes": (["--budget", "1MiB", "--compression", "2"], "exclude"),
+    "compression": (["--compression", "0"], "compression"),
+    "hash budget": (["--method", "hash", "--budget", "10B"], "one row"),
+    "small_dim": (["--method", "small_dim", "--compression", "1000"], "one value"),
+    "rate": (["--learning-rate", "nan"], "learning_rate"),
+    "fraction": (["--test-fraction", "1.5"], "test_fraction"),
+    "fpe": (["--frames-per-entry", "99"], "frames_per_entry"),
+    "seed": (["--seed", "-1"], "seed"),
+    "unknown option": (["--sede", "1"], "sede"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_options_exit_with_2_and_no_traceback(name, tmp_path, capsys):
+    arguments, words = REFUSED[name]
+    path = write_criteo(tmp_path / "rows.tsv", 50)
+    base = ["train", "--data", "criteo", "--path", str(path)]
+    refuse([*base, *arguments], words, capsys)
+
+
+def refuse(arguments, words, capsys):
+    try:
+        status = cli.main(arguments)
+    except SystemExit as error:
+        status = error.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert words.replace("_", "-") in captured.err.replace("_", "-")
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "png", "truncated"])
+def test_bad_files_exit_with_2_and_no_traceback(kind, tmp_path, capsys):
+    path = tmp_path / "rows"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "empty":
+        path.touch()
+    elif kind == "png":
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9)
+    elif kind == "truncated":
+        import gzip
+
+        whole = gzip.compress(write_criteo(tmp_path / "plain").read_bytes())
+        path.write_bytes(whole[: len(whole) // 2])
+    refuse(["train", "--data", "criteo", "--path", str(path)], "rows", capsys)
+
+
+def test_a_path_is_needed_for_criteo_alone(tmp_path, capsys):
+    refuse(["train", "--data", "criteo"], "path", capsys)
+    refuse(["train", "--path", str(tmp_path)], "path", capsys)
+
+
+def test_out_that_is_a_file_is_refused(tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.touch()
+    refuse(["train", "--out", str(taken)], "folder", capsys)
+    refuse(["train", "--out", str(taken / "below")], "folder", capsys)
