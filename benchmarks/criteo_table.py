@@ -65,7 +65,7 @@ def row(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run all cells, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)

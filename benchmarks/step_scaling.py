@@ -80,7 +80,7 @@ class Pool:
         return time.perf_counter() - start
 
 
-def measure(distribution: str, rounds: int) -> list[dict[str, float]]:
+def measure(distribution: str, rounds: int) -> list[dict[str, Any]]:
     """Time all pools in turn."""
     pools = [Pool(log_frames, distribution) for log_frames in LOG_FRAMES]
     times = np.array(
@@ -103,7 +103,7 @@ def measure(distribution: str, rounds: int) -> list[dict[str, float]]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
