@@ -178,7 +178,7 @@ class EmbeddingStore:
         """Step the frames of a batch and score its chunks.
 
         Gradients of one key are summed first. A chunk without a frame is scored too:
-        its gradient is known. A chunk whose summed gradient is not finite keeps
+        its gradient is known. A chunk whose summed gradient has no finite norm keeps
         values, slots and utility.
 
         Args:

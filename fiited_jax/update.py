@@ -29,8 +29,8 @@ class ApplyInfo(NamedTuple):
       updated: `i32[]` chunks whose values were stepped.
       stale: `i32[]` lookups of which something was dropped because their entry or a
         frame has changed owner since the handle was made.
-      non_finite: `i32[]` chunks left alone because their summed gradient is not
-        finite.
+      non_finite: `i32[]` chunks left alone because the norm of their summed gradient
+        is not finite.
     """
 
     updated: jax.Array
@@ -61,7 +61,8 @@ def apply_gradients(
     leaders = find_leaders(entries, is_owned)
     leads = leaders == jnp.arange(num_lanes)
     grads = jnp.reshape(vector_grads, (num_lanes, num_chunks, config.chunk_dim))
-    summed, is_finite = sum_duplicates(leaders, grads)
+    summed, norm = sum_duplicates(leaders, grads)
+    is_finite = jnp.isfinite(norm)
     live = leads[:, None] & is_same
     steps = live & is_finite & (frames != NULL_FRAME)
     stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
@@ -69,7 +70,7 @@ def apply_gradients(
     values, _ = read_frames(state.pool, stepped, config.chunk_dim)
     stats = ScoreStats(
         count=_sum_to(leaders, jnp.ones((num_lanes, num_chunks), jnp.float32)),
-        grad_norm=_norm(summed),
+        grad_norm=norm,
         sum_of_norms=_sum_to(leaders, _norm(grads.astype(jnp.float32))),
         value_dot_grad=jnp.sum(values.reshape(summed.shape) * summed, axis=-1),
         table=jnp.broadcast_to(tables[:, None], frames.shape),
@@ -106,11 +107,12 @@ def sum_duplicates(leaders: jax.Array, grads: jax.Array) -> tuple[jax.Array, jax
       grads: `[N, K, C]`.
 
     Returns:
-      `f32[N, K, C]` the sums, zeros in rows that lead nothing; and `bool[N, K]`,
-      whether a chunk's sum is finite.
+      `f32[N, K, C]` the sums, zeros in rows that lead nothing; and `f32[N, K]` their
+      norms. A norm that is not finite tells of a sum that is not, or whose square is
+      not: an optimizer that squares it would be spoilt for good.
     """
     summed = _sum_to(leaders, grads.astype(jnp.float32))
-    return summed, jnp.all(jnp.isfinite(summed), axis=-1)
+    return summed, _norm(summed)
 
 
 def _sum_to(leaders: jax.Array, terms: jax.Array) -> jax.Array:

@@ -108,9 +108,9 @@ class TableEmbed(nnx.Module):
         frames = handle.reshape(-1)
         leaders = find_leaders(frames, frames != NULL_FRAME)
         grads = vector_grads.reshape(-1, 1, self.embedding_dim)
-        summed, is_finite = sum_duplicates(leaders, grads)
+        summed, norm = sum_duplicates(leaders, grads)
         leads = leaders == jnp.arange(frames.size)
-        steps = leads & is_finite[:, 0]
+        steps = leads & jnp.isfinite(norm[:, 0])
         pool = update_frames(
             self._pool,
             jnp.where(steps, frames, NULL_FRAME),

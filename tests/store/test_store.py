@@ -212,7 +212,7 @@ def test_a_users_scorer_sees_tables_and_is_checked():
         fj.scorers.saliency(0.0)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20])
 def test_non_finite_gradients_touch_only_their_chunk(bad):
     store = make_store(initial_chunks=4)
     run, state = jitted(store), store.init(jax.random.key(0))
