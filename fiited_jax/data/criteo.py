@@ -66,25 +66,25 @@ class CriteoStream:
     gzip compressed and is read in blocks, so memory does not grow with it.
 
     An integer x becomes log(1 + max(x, 0)) in float32, an empty one 0. A category
-    becomes its hash as an id, an empty one ``MISSING_CATEGORY``. The test split is the
-    last ``round(num_rows * test_fraction)`` rows.
+    becomes its hash as an id, an empty one `MISSING_CATEGORY`. The test split is the
+    last `round(num_rows * test_fraction)` rows.
 
     Opening the stream reads the whole file once to count its rows, and the first
-    ``vocabulary()`` reads the train split once more. Both results are kept in
-    ``cache_dir`` and found again while the file stays the same. A cache that cannot
+    `vocabulary()` reads the train split once more. Both results are kept in
+    `cache_dir` and found again while the file stays the same. A cache that cannot
     be read or written is ignored.
 
     Args:
-        path: The file.
-        test_fraction: Share of rows in the test split, above 0 and below 1.
-        cache_dir: Folder of the cache; by default the environment variable
-            ``FIITED_CACHE_DIR`` or else ``~/.cache/fiited_jax``.
-        block_bytes: Bytes read at a time, after decompression.
+      path: The file.
+      test_fraction: Share of rows in the test split, above 0 and below 1.
+      cache_dir: Folder of the cache; by default the environment variable
+        `FIITED_CACHE_DIR` or else `~/.cache/fiited_jax`.
+      block_bytes: Bytes read at a time, after decompression.
 
     Raises:
-        DataError: The file cannot be read, is not in the format, or has too few rows
-            for both splits.
-        ValueError: ``test_fraction`` or ``block_bytes`` is out of range.
+      DataError: The file cannot be read, is not in the format, or has too few rows
+        for both splits.
+      ValueError: `test_fraction` or `block_bytes` is out of range.
     """
 
     name = "criteo"
@@ -124,7 +124,7 @@ class CriteoStream:
             )
 
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """Iterate over a split in file order; see ``ClickStream.batches``."""
+        """Iterate over a split in file order; see `ClickStream.batches`."""
         return rebatch(self._parsed(*split_bounds(self, split)), batch_size)
 
     def vocabulary(self) -> Vocabulary:
@@ -256,7 +256,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 
 def _parse(lines: bytes, path: Path, first_row: int) -> Batch:
-    """Parse whole lines; ``first_row`` (from 0) is for error messages only."""
+    """Parse whole lines; `first_row` (from 0) is for error messages only."""
     data = np.frombuffer(lines, np.uint8)
     starts = np.flatnonzero(data[:-1] == ord("\n")) + 1
     tabs = np.add.reduceat(data == ord("\t"), np.append(0, starts), dtype=np.int32)
@@ -294,7 +294,7 @@ def _parse(lines: bytes, path: Path, first_row: int) -> Batch:
 
 
 def _check(lines: bytes, path: Path, first_row: int) -> None:
-    """Raise a ``DataError`` for the first line that breaks the format, if any does."""
+    """Raise a `DataError` for the first line that breaks the format, if any does."""
     for number, line in enumerate(lines.split(b"\n")[:-1], first_row + 1):
         fields = line.split(b"\t")
         if len(fields) != len(_COLUMNS):

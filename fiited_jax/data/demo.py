@@ -52,12 +52,12 @@ class _Planted(NamedTuple):
     """The planted model of one seed.
 
     Attributes:
-        exponents: float64[tables], of the Zipf laws.
-        lifetimes: int64[tables], examples for which an id holds a rank; 0 is forever.
-        salts: uint64[tables], keys of the hashes that give ids their effects.
-        normals: float64[2**16], the values that hashes pick from.
-        dense_scales: float64[dense], of the counts behind the dense features.
-        dense_weights: float64[dense].
+      exponents: float64[tables], of the Zipf laws.
+      lifetimes: int64[tables], examples for which an id holds a rank; 0 is forever.
+      salts: uint64[tables], keys of the hashes that give ids their effects.
+      normals: float64[2**16], the values that hashes pick from.
+      dense_scales: float64[dense], of the counts behind the dense features.
+      dense_weights: float64[dense].
     """
 
     exponents: np.ndarray
@@ -71,20 +71,20 @@ class _Planted(NamedTuple):
 class DemoStream:
     """A generated click stream: 26 tables, 13 dense features, click rate about 0.25.
 
-    The stream is a function of ``seed`` and ``lifetime`` alone; ``num_train`` and
-    ``num_test`` say where it is cut, and the test split goes on in time where the train
+    The stream is a function of `seed` and `lifetime` alone; `num_train` and
+    `num_test` say where it is cut, and the test split goes on in time where the train
     split ends. It is made lazily in blocks of which any can be made alone, so memory
     does not grow with its length, and it is bit-reproducible on one build of numpy.
 
     Args:
-        num_train: Examples in the train split, at least 1.
-        num_test: Examples in the test split, at least 1.
-        seed: Seed of the planted model and the draws, not negative.
-        lifetime: Mean number of examples for which an id holds its popularity rank,
-            between 2 and 2**30, or None for no drift.
+      num_train: Examples in the train split, at least 1.
+      num_test: Examples in the test split, at least 1.
+      seed: Seed of the planted model and the draws, not negative.
+      lifetime: Mean number of examples for which an id holds its popularity rank,
+        between 2 and 2**30, or None for no drift.
 
     Raises:
-        ValueError: An argument is out of range.
+      ValueError: An argument is out of range.
 
     >>> stream = DemoStream(num_train=1000, num_test=500)
     >>> [len(batch.labels) for batch in stream.batches("test", 300)]
@@ -120,7 +120,7 @@ class DemoStream:
         self._bayes: BayesReference | None = None
 
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """Iterate over a split in time order; see ``ClickStream.batches``."""
+        """Iterate over a split in time order; see `ClickStream.batches`."""
         return rebatch(
             (batch for batch, _ in self._examples(*split_bounds(self, split))),
             batch_size,
@@ -130,7 +130,7 @@ class DemoStream:
         """Return the true click probabilities of a split.
 
         Returns:
-            float64[num_train or num_test], in the order of ``batches``.
+          float64[num_train or num_test], in the order of `batches`.
         """
         return np.concatenate(
             [truth for _, truth in self._examples(*split_bounds(self, split))]

@@ -1,6 +1,6 @@
 """The click stream: labelled examples in time order, in batches.
 
-A stream has two splits, ``"train"`` followed in time by ``"test"``. Every example has
+A stream has two splits, `"train"` followed in time by `"test"`. Every example has
 one dense vector and one id per table. Everything here is plain numpy.
 """
 
@@ -44,9 +44,9 @@ class Batch(NamedTuple):
     """Consecutive examples of a stream.
 
     Attributes:
-        labels: float32[B], 0 (not clicked) or 1 (clicked).
-        dense: float32[B, num_dense], already transformed for the model.
-        ids: int64[B, num_tables], one id per table; ``PADDING`` (-1) is no value.
+      labels: float32[B], 0 (not clicked) or 1 (clicked).
+      dense: float32[B, num_dense], already transformed for the model.
+      ids: int64[B, num_tables], one id per table; `PADDING` (-1) is no value.
     """
 
     labels: np.ndarray
@@ -58,8 +58,8 @@ class BayesReference(NamedTuple):
     """What a model that knows the true click probabilities reaches on the test split.
 
     Attributes:
-        auc: Area under the ROC curve, between 0 and 1.
-        log_loss: Mean negative log-likelihood in nats.
+      auc: Area under the ROC curve, between 0 and 1.
+      log_loss: Mean negative log-likelihood in nats.
     """
 
     auc: float
@@ -70,11 +70,11 @@ class ClickStream(Protocol):
     """A source of training and test examples.
 
     Attributes:
-        name: Short name for reports, such as ``"criteo"``.
-        num_dense: Width of ``Batch.dense``.
-        num_tables: Width of ``Batch.ids``.
-        num_train: Examples in the train split.
-        num_test: Examples in the test split.
+      name: Short name for reports, such as `"criteo"`.
+      num_dense: Width of `Batch.dense`.
+      num_tables: Width of `Batch.ids`.
+      num_train: Examples in the train split.
+      num_test: Examples in the test split.
     """
 
     name: str
@@ -87,12 +87,12 @@ class ClickStream(Protocol):
         """Iterate over a split in stream order; each call starts from its beginning.
 
         Args:
-            split: ``"train"`` or ``"test"``.
-            batch_size: Examples per batch; only the last batch may be shorter.
+          split: `"train"` or `"test"`.
+          batch_size: Examples per batch; only the last batch may be shorter.
 
         Raises:
-            ValueError: Unknown split or ``batch_size`` below 1.
-            DataError: The source holds data that cannot be used.
+          ValueError: Unknown split or `batch_size` below 1.
+          DataError: The source holds data that cannot be used.
         """
         ...
 
@@ -109,7 +109,7 @@ def split_bounds(stream: ClickStream, split: Split) -> tuple[int, int]:
     """Return where a split starts and stops, counted in examples of the whole stream.
 
     Raises:
-        ValueError: Unknown split.
+      ValueError: Unknown split.
     """
     if split not in get_args(Split):
         raise ValueError(f"split is {split!r}, must be one of {get_args(Split)}")
@@ -119,7 +119,7 @@ def split_bounds(stream: ClickStream, split: Split) -> tuple[int, int]:
 
 
 def check_count(name: str, value: int | np.integer, low: int = 1) -> None:
-    """Raise a ``ValueError`` unless argument ``name`` is an integer from ``low`` up."""
+    """Raise a `ValueError` unless argument `name` is an integer from `low` up."""
     if not isinstance(value, (int, np.integer)) or value < low:
         raise ValueError(f"{name} is {value!r}, must be an integer of at least {low}")
 
@@ -131,14 +131,14 @@ def rebatch(batches: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
     batch that lies inside one part is a view of it.
 
     Args:
-        batches: Batches of any length, empty ones included.
-        batch_size: Examples per batch; only the last batch may be shorter.
+      batches: Batches of any length, empty ones included.
+      batch_size: Examples per batch; only the last batch may be shorter.
 
     Returns:
-        An iterator over the new batches; none of them is empty.
+      An iterator over the new batches; none of them is empty.
 
     Raises:
-        ValueError: ``batch_size`` is below 1.
+      ValueError: `batch_size` is below 1.
 
     >>> part = Batch(np.zeros(3), np.zeros((3, 2)), np.zeros((3, 1), np.int64))
     >>> [len(batch.labels) for batch in rebatch([part, part], 4)]

@@ -25,11 +25,11 @@ class Vocabulary:
     never changes: its arrays are read-only.
 
     Args:
-        tables: Per table the ids int64[N], sorted, unique and not negative.
+      tables: Per table the ids int64[N], sorted, unique and not negative.
 
     Raises:
-        ValueError: An array breaks the rule above, or there are more pairs than int32
-            can number.
+      ValueError: An array breaks the rule above, or there are more pairs than int32
+        can number.
 
     >>> vocabulary = Vocabulary.from_batches([np.array([[7, 5], [3, -1]])], 2)
     >>> vocabulary.num_pairs
@@ -58,13 +58,13 @@ class Vocabulary:
         buffer grows with the largest table, which keeps the time linear up to sorting.
 
         Args:
-            batches: Arrays int64[B, num_tables] with any B; negative ids are padding
-                and are left out.
-            num_tables: Number of tables, at least 1.
+          batches: Arrays int64[B, num_tables] with any B; negative ids are padding
+            and are left out.
+          num_tables: Number of tables, at least 1.
 
         Raises:
-            ValueError: ``num_tables`` is below 1 or an array is not an integer array
-                with ``num_tables`` columns.
+          ValueError: `num_tables` is below 1 or an array is not an integer array
+            with `num_tables` columns.
         """
         check_count("num_tables", num_tables)
         tables = [np.empty(0, np.int64) for _ in range(num_tables)]
@@ -98,14 +98,14 @@ class Vocabulary:
         """Return the number of every pair.
 
         Args:
-            ids: int64[B, num_tables].
+          ids: int64[B, num_tables].
 
         Returns:
-            int32[B, num_tables]: the number of the pair, -1 where the pair is unknown
-            or the id is negative (padding).
+          int32[B, num_tables]: the number of the pair, -1 where the pair is unknown
+          or the id is negative (padding).
 
         Raises:
-            ValueError: ``ids`` is not an integer array with ``num_tables`` columns.
+          ValueError: `ids` is not an integer array with `num_tables` columns.
         """
         _check_ids(ids, self.num_tables)
         rows = np.full(ids.shape, -1, np.int32)
@@ -122,7 +122,7 @@ class Vocabulary:
         """Write the vocabulary as .npz; the file appears whole or not at all.
 
         Args:
-            path: File to write or replace; its folder must exist.
+          path: File to write or replace; its folder must exist.
         """
         ids = np.concatenate([np.empty(0, np.int64), *self._tables])
         offsets = self._offsets
@@ -130,10 +130,10 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Read what ``save`` wrote.
+        """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing, unreadable, damaged or not a vocabulary.
+          DataError: The file is missing, unreadable, damaged or not a vocabulary.
         """
         try:
             # np.load leaves a damaged file open if it opened it.
@@ -153,14 +153,14 @@ class Vocabulary:
 def replace_file(
     path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]
 ) -> None:
-    """Write a file under a temporary name, then rename it to ``path``.
+    """Write a file under a temporary name, then rename it to `path`.
 
     Args:
-        path: File to write or replace; its folder must exist.
-        write: Called with the open temporary file.
+      path: File to write or replace; its folder must exist.
+      write: Called with the open temporary file.
 
     Raises:
-        OSError: The file cannot be written; ``path`` is then as it was.
+      OSError: The file cannot be written; `path` is then as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
