@@ -61,8 +61,8 @@ KINDS = ["zipf", "zipf", "zipf", "all_new", "one_id", "shared_words", "padding"]
 class Pair:
     """A store and its model, driven together and compared after every operation."""
 
-    def __init__(self, name):
-        self.rng = np.random.default_rng(list(CASES).index(name))
+    def __init__(self, name, seed):
+        self.rng = np.random.default_rng([list(CASES).index(name), seed])
         self.store = make_store(
             fj.sparse(optax.sgd(LEARNING_RATE)),
             scorer=fj.scorers.frequency(),
@@ -119,10 +119,9 @@ class Pair:
         self.events += LANES
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_store_follows_the_model(name):
-    pair = Pair(name)
-    while pair.events < 11_200:  # in 9 cases: 10^5 key events
+def follow(name, seed, num_events):
+    pair = Pair(name, seed)
+    while pair.events < num_events:
         pair.batch()
         if pair.rng.random() < 0.2:
             pair.prune()
@@ -130,3 +129,14 @@ def test_store_follows_the_model(name):
         assert pair.seen[field] > 0, field
     if name in ("one_bucket", "one_way"):
         assert pair.seen["failed"] > 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_store_follows_the_model(name):
+    follow(name, 0, 11_200)  # in 9 cases: 10^5 key events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_store_follows_the_model_for_long(name):
+    follow(name, 1, 60_000)
