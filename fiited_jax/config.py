@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Hashable
 from typing import Any, Literal
 
 from . import scorers
@@ -99,10 +100,14 @@ class EmbeddingConfig:
                 f"initial_chunks must be at most embedding_dim / chunk_dim = "
                 f"{self.num_chunks}, got {self.initial_chunks}"
             )
-        if not callable(self.scorer):
+        if not (callable(self.scorer) and isinstance(self.scorer, Hashable)):
             raise TypeError(
-                f"scorer must be a function of ScoreStats, got {self.scorer!r}"
+                f"scorer must be a hashable function of ScoreStats, got {self.scorer!r}"
             )
+        for name in ("half_life", "initial_scale", "headroom", "hysteresis"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise TypeError(f"{name} must be a number, got {value!r}")
         if self.fallback != "zero":
             raise ValueError(f"fallback must be 'zero', got {self.fallback!r}")
         if not (0 < self.half_life < math.inf):
@@ -166,6 +171,7 @@ class EmbeddingConfig:
         Raises:
           ValueError: on a budget too small for one bucket and one frame, with the
             smallest that is not.
+          TypeError: on an optimizer that is not a `SparseOptimizer`.
 
         >>> from fiited_jax import sparse_optim
         >>> config = EmbeddingConfig.from_budget(
@@ -175,6 +181,11 @@ class EmbeddingConfig:
         (10920, 21838)
         """
         num_bytes = parse_bytes(budget)
+        if not isinstance(optimizer, SparseOptimizer):
+            raise TypeError(
+                "optimizer must be a SparseOptimizer, made by fj.sparse or "
+                f"fj.rowwise_adagrad, got {optimizer!r}"
+            )
         specs = optimizer.slot_specs(chunk_dim)
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(

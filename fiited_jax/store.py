@@ -114,6 +114,7 @@ class EmbeddingStore:
         Raises:
           TypeError, ValueError: on ids or tables of a wrong dtype or shape.
         """
+        self._check_state(state)
         lookups = self._lookups(ids, tables)
         return admission.admit(state, lookups, self.config, self.optimizer)
 
@@ -131,6 +132,7 @@ class EmbeddingStore:
         Raises:
           TypeError, ValueError: as `admit`.
         """
+        self._check_state(state)
         lookups = self._lookups(ids, tables)
         entries = probe(
             state.pages,
@@ -151,6 +153,7 @@ class EmbeddingStore:
         Returns:
           `f32[..., D]`; absent chunks and padding are zeros.
         """
+        self._check_state(state)
         chunks = gather_chunks(state.pool.values, handle.frames, self.config.chunk_dim)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
@@ -192,8 +195,11 @@ class EmbeddingStore:
 
         Raises:
           ValueError: on gradients of another shape than the vectors.
-          TypeError: on gradients that are not of floating point.
+          TypeError: on gradients that are not an array of floating point.
         """
+        self._check_state(state)
+        if not isinstance(vector_grads, jax.Array | np.ndarray):
+            raise TypeError(f"vector_grads must be an array, got {vector_grads!r}")
         expected = (*handle.mask.shape, self.config.embedding_dim)
         if vector_grads.shape != expected:
             raise ValueError(
@@ -226,6 +232,7 @@ class EmbeddingStore:
         References:
           arXiv:2401.04408. The interval at which to call it is not published.
         """
+        self._check_state(state)
         return pruning.prune_step(state, self.config, self.optimizer)
 
     def prune_temporary_bytes(self) -> int:
@@ -256,6 +263,7 @@ class EmbeddingStore:
         Returns:
           A `MemoryReport`.
         """
+        self._check_state(state)
         report = dataclasses.replace(
             memory.count_bytes(state), tables=memory.table_uses(state, self.config)
         )
@@ -270,7 +278,27 @@ class EmbeddingStore:
         Raises:
           ValueError: saying what is broken, and where.
         """
+        self._check_state(state)
         invariants.check_invariants(state, self.config)
+
+    def _check_state(self, state: EmbeddingState) -> None:
+        """Refuse a state of another store; sizes are static, so this costs nothing."""
+        if not isinstance(state, EmbeddingState):
+            raise TypeError(
+                f"state must be an EmbeddingState, got {type(state).__name__}"
+            )
+        config, pages = self.config, state.pages
+        expected = {
+            "num_entries": (config.num_entries, pages.table.size),
+            "num_chunks": (config.num_chunks, pages.frames.size // pages.table.size),
+            "num_frames": (config.num_frames, state.free.frames.size),
+        }
+        for name, (wanted, found) in expected.items():
+            if wanted != found:
+                raise ValueError(
+                    f"state must be one that this store has made, with {name}="
+                    f"{wanted}; got one with {found}"
+                )
 
     def _against_dense(self, report: MemoryReport, num_ids: int | None) -> MemoryReport:
         if num_ids is None:

@@ -38,6 +38,8 @@ OPTIMIZERS = {
         ("hysteresis", -0.1, ValueError, "hysteresis"),
         ("fallback", "shared", ValueError, "'zero', got 'shared'"),
         ("scorer", "fiited", TypeError, "scorer"),
+        ("half_life", "long", TypeError, "'long'"),
+        ("headroom", None, TypeError, "None"),
     ],
 )
 def test_bad_fields_are_named(field, value, error, words):
@@ -138,6 +140,10 @@ def test_store_refuses_an_optimizer_that_was_not_counted():
 
 
 def test_store_refuses_things_that_are_no_optimizer():
+    with pytest.raises(TypeError, match=r"fj\.sparse"):
+        fj.EmbeddingConfig.from_budget(
+            "1MiB", embedding_dim=8, chunk_dim=2, optimizer=optax.sgd(0.1)
+        )
     with pytest.raises(TypeError, match=r"fj\.sparse"):
         fj.EmbeddingStore(make_config(), optax.adagrad(0.1))
     with pytest.raises(TypeError, match="EmbeddingConfig"):

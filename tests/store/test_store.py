@@ -309,6 +309,25 @@ def test_gradients_of_another_shape_or_type_are_refused(shape, dtype, error, wor
         store.apply_gradients(state, handle, jnp.zeros(shape, dtype))
 
 
+def test_a_state_of_another_store_is_refused():
+    store = make_store()
+    for fields, words in (
+        ({"num_entries": 128}, "num_entries=64; got one with 128"),
+        ({"chunk_dim": 4}, "num_chunks=4; got one with 2"),
+        ({"num_frames": 50}, "num_frames=101; got one with 50"),
+    ):
+        other = make_store(**fields).init(jax.random.key(0))
+        with pytest.raises(ValueError, match=words):
+            store.lookup(other, np.array([1], np.int32))
+    with pytest.raises(TypeError, match="dict"):
+        store.prune_step({})
+    state, handle, _ = store.admit(
+        store.init(jax.random.key(0)), np.arange(1, dtype=np.int32)
+    )
+    with pytest.raises(TypeError, match="vector_grads must be an array"):
+        store.apply_gradients(state, handle, [[0.0] * 8])
+
+
 def test_prune_keeps_headroom_and_hysteresis_keeps_still():
     config = make_config(num_frames=101, headroom=0.2, initial_chunks=4)
     assert config.target_frames == 80
