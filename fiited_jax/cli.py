@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0, 1 if the outputs cannot be written, 2 for input that cannot
-      be used.
+      be used, 130 if interrupted.
     """
     try:
         options = _parse(arguments)
@@ -26,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{error}; pip install 'fiited_jax[train]' brings it")
     except ValueError as error:
         return _refuse(error)
-    return _train(options)
+    try:
+        return _train(options)
+    except KeyboardInterrupt:
+        print("fiited: interrupted, nothing was written", file=sys.stderr)
+        return 130
 
 
 def _parse(arguments: Sequence[str] | None) -> "TrainOptions":

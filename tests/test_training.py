@@ -177,6 +177,32 @@ def test_the_command_writes_its_outputs(tmp_path, capsys):
     assert "AUC" in capsys.readouterr().out
 
 
+def test_what_is_not_a_number_is_null_in_json(tmp_path, stream):
+    options = small(learning_rate=1e30, out=tmp_path)
+    _, result = run(options, stream)
+    assert not math.isfinite(result.test.auc)
+    summary = training.summarize(result, None)
+    training.write_outputs(tmp_path, options, result, summary)
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["auc"] is None
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+
+
+def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
+    def interrupt(self, reporter):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Trainer, "train", interrupt)
+    path = write_criteo(tmp_path / "rows.tsv", 50)
+    assert cli.main(["train", "--data", "criteo", "--path", str(path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
 REFUSED = {
     "unknown method": (["--method", "none"], "method"),
     "negative size": (["--embedding-dim", "-4"], "embedding_dim"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,11 @@ def write_outputs(
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(options).items()
     }
-    _write(folder / "config.json", json.dumps(plain, indent=2) + "\n")
-    lines = "".join(json.dumps(record) + "\n" for record in result.records)
-    _write(folder / "metrics.jsonl", lines)
+    _write(folder / "config.json", _json(plain, indent=2))
+    _write(folder / "metrics.jsonl", "".join(map(_json, result.records)))
     plot_auc(folder / "auc.png", result.records, summary)
     plot_bytes(folder / "bytes.png", result.memory)
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    _write(folder / "summary.json", _json(summary, indent=2))
 
 
 def print_summary(console: Console, options: TrainOptions, summary: dict) -> None:
@@ -102,6 +102,20 @@ def print_summary(console: Console, options: TrainOptions, summary: dict) -> Non
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Format as JSON, which has no NaN and no infinity: null stands for them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        is_number = not isinstance(value, float) or math.isfinite(value)
+        return value if is_number else None
+
+    return json.dumps(plain(value), indent=indent, allow_nan=False) + "\n"
 
 
 def _write(path: Path, text: str) -> None:
