@@ -90,6 +90,10 @@ class PagedEmbed(nnx.Module):
         """Count the bytes of the live arrays; see `EmbeddingStore.memory_report`."""
         return self.store.memory_report(self._value, num_ids=num_ids)
 
+    def prune_temporary_bytes(self) -> int:
+        """Return what `prune_step` needs beside the state; see `EmbeddingStore`."""
+        return self.store.prune_temporary_bytes()
+
     @property
     def _value(self) -> EmbeddingState:
         return self.state.get_value()

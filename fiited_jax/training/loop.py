@@ -177,9 +177,7 @@ class Trainer:
             memory=embed.memory_report().against_dense(
                 self.num_ids, options.embedding_dim, self.optimizer
             ),
-            prune_temporary_bytes=(
-                embed.store.prune_temporary_bytes() if self.method.prunes else 0
-            ),
+            prune_temporary_bytes=embed.prune_temporary_bytes(),
             non_finite={
                 "embeddings": log.non_finite,
                 "dense_updates": int(skipped.get_value()),

@@ -12,7 +12,14 @@ from ..data import Batch
 from ..methods import Method
 from ..models import DLRM
 
-__all__ = ["DeviceBatch", "StepInfo", "evaluate_step", "prune_step", "train_step"]
+__all__ = [
+    "DeviceBatch",
+    "StepInfo",
+    "device_batch",
+    "evaluate_step",
+    "prune_step",
+    "train_step",
+]
 
 
 class DeviceBatch(NamedTuple):
