@@ -24,7 +24,8 @@ class AdmitInfo(NamedTuple):
 
     Attributes:
       hits: `i32[]` lookups whose key was tracked before.
-      misses: `i32[]` lookups whose key was not; padding is neither.
+      misses: `i32[]` lookups whose key was not; padding, and tables out of range, are
+        neither.
       admitted: `i32[]` keys that got an entry.
       evicted: `i32[]` keys that lost theirs.
       failed: `i32[]` lookups without an entry: this batch holds all ways of their

@@ -1,6 +1,6 @@
 """The chunk pool: fixed frames of values and optimizer state, and who gets them.
 
-Every read and write of the pool goes through `pallas_kernels`.
+Every gather and scatter of the pool goes through `pallas_kernels`.
 """
 
 from typing import Any
@@ -42,7 +42,8 @@ def init_pool(num_frames: int, chunk_dim: int, optimizer: SparseOptimizer) -> Ch
     """
     lines, lanes = pool_line_shape(num_frames, chunk_dim)
     values = jnp.zeros((lines, lanes), jnp.float32)
-    slots = optimizer.init(values.reshape(-1, chunk_dim))
+    # A copy: slots that are the parameters themselves must not share their buffer.
+    slots = jax.tree.map(jnp.array, optimizer.init(values.reshape(-1, chunk_dim)))
     return ChunkPool(
         values=values,
         slots=jax.tree.map(
@@ -70,7 +71,7 @@ def _running_count(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Position of each true element among the true ones, and how many there are."""
     flat = mask.reshape(-1).astype(jnp.int32)
     total = jnp.cumsum(flat)
-    return (total - flat).reshape(mask.shape), jnp.sum(flat)
+    return (total - flat).reshape(mask.shape), jnp.sum(flat, dtype=jnp.int32)
 
 
 def push_frames(free: FreeList, frames: jax.Array) -> FreeList:
@@ -195,7 +196,7 @@ def write_fresh(
 
 def update_frames(
     pool: ChunkPool, frames: jax.Array, grads: jax.Array, optimizer: SparseOptimizer
-) -> ChunkPool:
+) -> tuple[ChunkPool, jax.Array]:
     """Step frames along their gradients.
 
     Args:
@@ -205,10 +206,16 @@ def update_frames(
       optimizer: the store's optimizer.
 
     Returns:
-      The pool, updated.
+      The pool, updated; and `bool[n]`, false for frames left as they were because
+      their new values or slots are not finite: they could not learn any more.
     """
     values, slots = read_frames(pool, frames, grads.shape[-1])
-    return _write_frames(pool, frames, *optimizer.update(grads, slots, values))
+    values, slots = optimizer.update(grads, slots, values)
+    is_sound = jnp.all(jnp.isfinite(values), axis=-1)
+    for slot in jax.tree.leaves(slots):
+        is_sound &= jnp.all(jnp.isfinite(slot), axis=tuple(range(1, slot.ndim)))
+    frames = jnp.where(is_sound, frames, NULL_FRAME)
+    return _write_frames(pool, frames, values, slots), is_sound
 
 
 def refresh_owned(

@@ -1,7 +1,6 @@
 """The static description of an embedding store."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Hashable
 from typing import Any, Literal
@@ -110,13 +109,14 @@ class EmbeddingConfig:
                 raise TypeError(f"{name} must be a number, got {value!r}")
         if self.fallback != "zero":
             raise ValueError(f"fallback must be 'zero', got {self.fallback!r}")
-        if not (0 < self.half_life < math.inf):
+        if not 1e-6 <= self.half_life <= 1e30:
             raise ValueError(
-                f"half_life must be a positive number of steps, got {self.half_life}"
+                "half_life must be a number of steps from 1e-6 to 1e30, "
+                f"got {self.half_life}"
             )
-        if not (0 <= self.initial_scale < math.inf):
+        if not 0 <= self.initial_scale <= 1e30:
             raise ValueError(
-                f"initial_scale must be finite and at least 0, got {self.initial_scale}"
+                f"initial_scale must be from 0 to 1e30, got {self.initial_scale}"
             )
         for name in ("headroom", "hysteresis"):
             if not 0 <= getattr(self, name) < 1:
@@ -186,7 +186,11 @@ class EmbeddingConfig:
                 "optimizer must be a SparseOptimizer, made by fj.sparse or "
                 f"fj.rowwise_adagrad, got {optimizer!r}"
             )
-        specs = optimizer.slot_specs(chunk_dim)
+        if fields.keys() & {"num_entries", "num_frames", "budgeted_slots"}:
+            raise ValueError(
+                "num_entries, num_frames and budgeted_slots follow from budget, "
+                f"got {fields}"
+            )
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(
             embedding_dim=embedding_dim,
@@ -194,12 +198,16 @@ class EmbeddingConfig:
             num_entries=num_ways if isinstance(num_ways, int) else 1,
             num_frames=2,
             num_ways=num_ways,
-            budgeted_slots=specs,
             **fields,
         )
+        specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
         if frames_per_entry is None:
             frames_per_entry = num_chunks / 2
+        if not isinstance(frames_per_entry, int | float):
+            raise TypeError(
+                f"frames_per_entry must be a number, got {frames_per_entry!r}"
+            )
         if not 0 < frames_per_entry <= num_chunks:
             raise ValueError(
                 f"frames_per_entry must be in (0, {num_chunks}], got {frames_per_entry}"
@@ -220,8 +228,14 @@ class EmbeddingConfig:
         num_buckets = min(max(num_buckets, 1), most_buckets)
         left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
         num_frames = _frames_within(left, chunk_dim, specs)
+        # What a whole frame does not fill still holds buckets.
+        left -= _frames_bytes(num_frames, chunk_dim, specs)
+        num_buckets += left // bucket_bytes
         return dataclasses.replace(
-            probe, num_entries=num_buckets * num_ways, num_frames=num_frames
+            probe,
+            num_entries=num_buckets * num_ways,
+            num_frames=num_frames,
+            budgeted_slots=specs,
         )
 
 

@@ -67,8 +67,13 @@ def _check_keys(state: EmbeddingState, config: EmbeddingConfig) -> None:
         [np.asarray(pages.key_low), np.asarray(pages.key_high), table.view(np.uint32)],
         axis=1,
     )[tracked]
-    if len(np.unique(words, axis=0)) != len(words):
-        raise ValueError("no key may be tracked twice")
+    keys, counts = np.unique(words, axis=0, return_counts=True)
+    if np.any(counts > 1):
+        low, high, owner = keys[np.argmax(counts)]
+        raise ValueError(
+            f"no key may be tracked twice; id words ({low}, {high}) of table "
+            f"{owner} are"
+        )
     home = np.asarray(
         buckets_of(Keys(pages.key_low, pages.key_high), pages.table, config.num_buckets)
     )
@@ -85,8 +90,13 @@ def _check_utilities(state: EmbeddingState, config: EmbeddingConfig) -> None:
     pages = state.pages
     empty = np.repeat(np.asarray(pages.table) == EMPTY_TABLE, config.num_chunks)
     frames, utility = np.asarray(pages.frames), np.asarray(pages.utility)
-    if np.any(empty & ((frames != NULL_FRAME) | (utility != 0))):
-        raise ValueError("an empty entry must own no frame and have no utility")
+    bad = empty & ((frames != NULL_FRAME) | (utility != 0))
+    if np.any(bad):
+        raise ValueError(
+            "an empty entry must own no frame and have no utility, chunk "
+            f"{int(np.argmax(bad))} has frame {frames[np.argmax(bad)]} and utility "
+            f"{utility[np.argmax(bad)]}"
+        )
     bad = ~np.isfinite(utility) | (utility < 0)
     if np.any(bad):
         chunk = int(np.argmax(bad))
@@ -96,5 +106,9 @@ def _check_utilities(state: EmbeddingState, config: EmbeddingConfig) -> None:
         )
     last_step = np.asarray(pages.last_step)
     latest = int(state.step) + 1
-    if np.any((last_step < 0) | (last_step > latest)):
-        raise ValueError(f"last_step must be in [0, {latest}], got {last_step.max()}")
+    bad = (last_step < 0) | (last_step > latest)
+    if np.any(bad):
+        entry = int(np.argmax(bad))
+        raise ValueError(
+            f"last_step must be in [0, {latest}], entry {entry} has {last_step[entry]}"
+        )

@@ -43,8 +43,8 @@ def keys_from_int64(ids: np.ndarray) -> Keys:
     """Split 64-bit ids into two words, on the host.
 
     Args:
-      ids: `int64[...]` or `uint64[...]` NumPy array. -1 becomes `PADDING_KEY`; every
-        other value, negative too, is an id.
+      ids: `int64[...]` or `uint64[...]` NumPy array. -1 (2^64 - 1 unsigned) becomes
+        `PADDING_KEY`; every other value, negative too, is an id.
 
     Returns:
       `Keys` of NumPy `uint32[...]`.
@@ -120,24 +120,32 @@ def canonicalize_tables(
       num_tables: how many tables there are.
 
     Returns:
-      `i32[shape]`, and `bool[shape]`, true where the number is in range.
+      `i32[shape]`, and `bool[shape]`, true where the number is in range; elsewhere
+      the table is -1.
 
     Raises:
       TypeError: if `tables` is not of integers.
       ValueError: if it does not broadcast, or a plain `int` is out of range.
     """
-    if isinstance(tables, int) and not 0 <= tables < num_tables:
+    if not isinstance(tables, int | np.integer | np.ndarray | jax.Array):
+        raise TypeError(
+            f"tables must be an integer or an integer array, got {tables!r}"
+        )
+    if isinstance(tables, int | np.integer) and not 0 <= tables < num_tables:
         raise ValueError(f"tables must be in [0, {num_tables}), got {tables}")
-    array = np.asarray(tables) if isinstance(tables, int) else jnp.asarray(tables)
+    array = tables if isinstance(tables, jax.Array) else np.asarray(tables)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"tables must be integers, got {array.dtype}")
+    # Checked before a wide integer is cut to 32 bits: it must not become another table.
+    in_range = (array >= 0) & (array < num_tables)
+    known = (jnp if isinstance(array, jax.Array) else np).where(in_range, array, -1)
     try:
-        wide = jnp.broadcast_to(jnp.asarray(array, jnp.int32), shape)
+        wide = jnp.broadcast_to(jnp.asarray(known.astype(np.int32)), shape)
     except ValueError as error:
         raise ValueError(
             f"tables must broadcast to the shape of ids {shape}, got {array.shape}"
         ) from error
-    return wide, (wide >= 0) & (wide < num_tables)
+    return wide, wide >= 0
 
 
 def hash_words(*words: jax.Array) -> jax.Array:

@@ -23,11 +23,12 @@ class PruneInfo(NamedTuple):
     """What a prune step did; scalars.
 
     Attributes:
-      threshold: `f32[]` the utility that all kept chunks reach.
+      threshold: `f32[]` the utility that all chosen chunks reach, moved or not.
       freed: `i32[]` chunks that lost their frame.
       granted: `i32[]` chunks that got one.
       moved_share: `f32[]` the larger of both, as asked for, over the target.
-      moved: `bool[]` false if hysteresis kept everything in place.
+      moved: `bool[]` false if everything stayed in place, by hysteresis or because
+        nothing had to move.
       frames_used: `i32[]` frames owned by chunks afterwards.
     """
 

@@ -2,7 +2,7 @@
 
 A scorer is any hashable function `score(stats) -> f32[N, K]`. The store calls it once
 per step with the statistics of the batch, one row per touched entry, and adds the
-result to the decayed utility. NaN and negative scores count as 0.
+result to the decayed utility. Scores that are negative or not finite count as 0.
 """
 
 import functools

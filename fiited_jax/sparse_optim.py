@@ -5,6 +5,7 @@ for touched frames only, and set to `transformation.init` when a frame changes o
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -108,8 +109,8 @@ def sparse(transformation: optax.GradientTransformation) -> SparseOptimizer:
     """Lift an elementwise optax transformation to the frames of a pool.
 
     Each frame steps on its own and only when it is touched, so a momentum or a weight
-    decay does not run on untouched frames, and a step counter (hence a schedule)
-    counts the touches of its frame.
+    decay does not run on untouched frames, a step counter (hence a schedule) counts
+    the touches of its frame, and what reads norms reads those of one frame.
 
     Args:
       transformation: for example `optax.adagrad(0.05)` or `optax.sgd(0.1)`.
@@ -151,7 +152,7 @@ def rowwise_adagrad(
       A `SparseOptimizer` with 4 bytes of state per frame.
 
     Raises:
-      ValueError: on a negative argument.
+      ValueError, TypeError: on an argument that is not a number of at least 0.
 
     References:
       Gupta et al., "Training recommender systems at scale: communication-efficient
@@ -164,8 +165,10 @@ def rowwise_adagrad(
         ("initial_accumulator", initial_accumulator),
         ("eps", eps),
     ):
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+        if not isinstance(value, int | float):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
     def init(params: jax.Array) -> _RowwiseAdagradState:
         del params
@@ -177,6 +180,7 @@ def rowwise_adagrad(
         del params
         total = state.sum_of_mean_squares + jnp.mean(jnp.square(updates))
         scaled = -learning_rate * updates / (jnp.sqrt(total) + eps)
+        scaled = jnp.where(total > 0, scaled, 0.0)  # 0 / 0 with eps = 0
         return scaled, _RowwiseAdagradState(total)
 
     return sparse(optax.GradientTransformation(init, update))  # pyright: ignore[reportArgumentType]

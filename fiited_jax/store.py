@@ -1,6 +1,7 @@
 """The embedding store: the transitions of a state, checked and assembled."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +101,9 @@ class EmbeddingStore:
         """Find ids, and give new ones an entry and `initial_chunks` frames.
 
         A new key takes an empty way of its bucket, else evicts the entry of lowest
-        utility that this batch does not touch, else gets none: it then reads zeros
-        and counts as failed.
+        utility that is not in use, else gets none: it then reads zeros and counts as
+        failed. In use are the keys of this batch, and of earlier ones that have been
+        admitted since the last update.
 
         Args:
           state: the store's state; donate it.
@@ -154,6 +156,7 @@ class EmbeddingStore:
           `f32[..., D]`; absent chunks and padding are zeros.
         """
         self._check_state(state)
+        self._check_handle(handle)
         chunks = gather_chunks(state.pool.values, handle.frames, self.config.chunk_dim)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
@@ -181,8 +184,9 @@ class EmbeddingStore:
         """Step the frames of a batch and score its chunks.
 
         Gradients of one key are summed first. A chunk without a frame is scored too:
-        its gradient is known. A chunk whose summed gradient has no finite norm keeps
-        values, slots and utility.
+        its gradient is known. A chunk whose summed gradient has no finite norm, or
+        whose values or slots would not be finite, keeps values, slots and utility.
+        A handle may be applied more than once.
 
         Args:
           state: the store's state; donate it.
@@ -198,6 +202,7 @@ class EmbeddingStore:
           TypeError: on gradients that are not an array of floating point.
         """
         self._check_state(state)
+        self._check_handle(handle)
         if not isinstance(vector_grads, jax.Array | np.ndarray):
             raise TypeError(f"vector_grads must be an array, got {vector_grads!r}")
         expected = (*handle.mask.shape, self.config.embedding_dim)
@@ -243,7 +248,7 @@ class EmbeddingStore:
         Raises:
           NotImplementedError: on a backend that does not report it.
         """
-        state = jax.eval_shape(self.init, jax.random.key(0))
+        state = _state_shapes(self)
         step = jax.jit(self.prune_step, donate_argnums=0).lower(state).compile()
         analysis = step.memory_analysis()
         if analysis is None:
@@ -287,18 +292,33 @@ class EmbeddingStore:
             raise TypeError(
                 f"state must be an EmbeddingState, got {type(state).__name__}"
             )
-        config, pages = self.config, state.pages
-        expected = {
-            "num_entries": (config.num_entries, pages.table.size),
-            "num_chunks": (config.num_chunks, pages.frames.size // pages.table.size),
-            "num_frames": (config.num_frames, state.free.frames.size),
-        }
-        for name, (wanted, found) in expected.items():
-            if wanted != found:
+        wanted = _state_shapes(self)
+        if jax.tree.structure(state) != jax.tree.structure(wanted):
+            raise ValueError(
+                "state must be one that this store has made; its optimizer state has "
+                "another structure"
+            )
+        for (path, leaf), shape in zip(
+            jax.tree_util.tree_leaves_with_path(state),
+            jax.tree.leaves(wanted),
+            strict=True,
+        ):
+            if (leaf.shape, leaf.dtype) != (shape.shape, shape.dtype):
                 raise ValueError(
-                    f"state must be one that this store has made, with {name}="
-                    f"{wanted}; got one with {found}"
+                    "state must be one that this store has made, with "
+                    f"state{jax.tree_util.keystr(path)} {shape.dtype}{shape.shape}; "
+                    f"got {leaf.dtype}{leaf.shape}"
                 )
+
+    def _check_handle(self, handle: Handle) -> None:
+        if not isinstance(handle, Handle):
+            raise TypeError(f"handle must be a Handle, got {type(handle).__name__}")
+        wanted = (*handle.mask.shape, self.config.num_chunks)
+        if handle.frames.shape != wanted:
+            raise ValueError(
+                f"handle must be one that this store has made, with frames of shape "
+                f"{wanted}; got {handle.frames.shape}"
+            )
 
     def _against_dense(self, report: MemoryReport, num_ids: int | None) -> MemoryReport:
         if num_ids is None:
@@ -310,6 +330,12 @@ class EmbeddingStore:
         wide, in_range = canonicalize_tables(tables, mask.shape, self.config.num_tables)
         flat = Keys(*(jnp.reshape(word, -1) for word in keys))
         return Lookups(flat, wide.reshape(-1), (mask & in_range).reshape(-1), mask)
+
+
+@functools.cache
+def _state_shapes(store: EmbeddingStore) -> EmbeddingState:
+    """What `store.init` makes, as shapes."""
+    return jax.eval_shape(store.init, jax.random.key(0))
 
 
 def predict_memory(
@@ -333,5 +359,4 @@ def predict_memory(
     True
     """
     store = EmbeddingStore(config, optimizer)
-    shapes = jax.eval_shape(store.init, jax.random.key(0))
-    return store._against_dense(memory.count_bytes(shapes), num_ids)
+    return store._against_dense(memory.count_bytes(_state_shapes(store)), num_ids)

@@ -6,10 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import exchange_windows, gather_windows, scatter_windows
+from pallas_kernels import (
+    exchange_windows,
+    gather_chunks,
+    gather_windows,
+    scatter_windows,
+)
 
 from .bidding import find_leaders
-from .chunk_pool import read_frames, update_frames
+from .chunk_pool import update_frames
 from .config import EmbeddingConfig
 from .handle import Handle
 from .keys import Keys
@@ -29,8 +34,8 @@ class ApplyInfo(NamedTuple):
       updated: `i32[]` chunks whose values were stepped.
       stale: `i32[]` lookups of which something was dropped because their entry or a
         frame has changed owner since the handle was made.
-      non_finite: `i32[]` chunks left alone because the norm of their summed gradient
-        is not finite.
+      non_finite: `i32[]` chunks left alone because the norm of their summed gradient,
+        their new values or their new slots are not finite.
     """
 
     updated: jax.Array
@@ -67,7 +72,11 @@ def apply_gradients(
     steps = live & is_finite & (frames != NULL_FRAME)
     stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
 
-    values, _ = read_frames(state.pool, stepped, config.chunk_dim)
+    values = gather_chunks(state.pool.values, stepped, config.chunk_dim)
+    pool, is_sound = update_frames(
+        state.pool, stepped, summed.reshape(-1, config.chunk_dim), optimizer
+    )
+    is_spoilt = live & ~(is_finite & is_sound.reshape(steps.shape))
     stats = ScoreStats(
         count=_sum_to(leaders, jnp.ones((num_lanes, num_chunks), jnp.float32)),
         grad_norm=norm,
@@ -81,19 +90,16 @@ def apply_gradients(
     before = gather_windows(pages.utility, scored, num_chunks)
     before = decay(before, step - last, config.half_life)
     after = accumulate(before, _score(config, stats))
-    utility = jnp.where(live & is_finite, after, before)
+    utility = jnp.where(live & ~is_spoilt, after, before)
     new_pages = dataclasses.replace(
         pages,
         last_step=last_step,
         utility=scatter_windows(pages.utility, scored, utility),
     )
-    pool = update_frames(
-        state.pool, stepped, summed.reshape(-1, config.chunk_dim), optimizer
-    )
     info = ApplyInfo(
-        updated=jnp.sum(steps),
+        updated=jnp.sum(steps & ~is_spoilt),
         stale=jnp.sum(stale),
-        non_finite=jnp.sum(live & ~is_finite),
+        non_finite=jnp.sum(is_spoilt),
     )
     new_state = dataclasses.replace(state, step=step, pages=new_pages, pool=pool)
     return new_state, info
@@ -108,8 +114,7 @@ def sum_duplicates(leaders: jax.Array, grads: jax.Array) -> tuple[jax.Array, jax
 
     Returns:
       `f32[N, K, C]` the sums, zeros in rows that lead nothing; and `f32[N, K]` their
-      norms. A norm that is not finite tells of a sum that is not, or whose square is
-      not: an optimizer that squares it would be spoilt for good.
+      norms.
     """
     summed = _sum_to(leaders, grads.astype(jnp.float32))
     return summed, _norm(summed)

@@ -6,7 +6,7 @@ from jax import lax
 
 __all__ = ["MAX_UTILITY", "accumulate", "decay", "select_top"]
 
-MAX_UTILITY = 1e30  # keeps sums and decay finite whatever a scorer returns
+MAX_UTILITY = 1e30  # keeps sums and decay finite
 
 
 def decay(utility: jax.Array, age: jax.Array, half_life: float) -> jax.Array:
@@ -33,12 +33,13 @@ def accumulate(utility: jax.Array, score: jax.Array) -> jax.Array:
 
     Args:
       utility: `f32[N, K]`, decayed to now.
-      score: `f32[N, K]` from a scorer; NaN and negative scores count as 0.
+      score: `f32[N, K]` from a scorer; negative scores and those that are not finite
+        count as 0.
 
     Returns:
       `f32[N, K]`, at most `MAX_UTILITY`.
     """
-    gain = jnp.where(score > 0, score, 0.0)
+    gain = jnp.where((score > 0) & jnp.isfinite(score), score, 0.0)
     return jnp.minimum(utility + gain, MAX_UTILITY)
 
 

@@ -7,10 +7,12 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from fiited_jax import cli, training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.training import loop, metrics
+from fiited_jax.training.steps import device_batch
 
 METHODS = ("fiited", "full", "hash", "small_dim")
 
@@ -103,6 +105,19 @@ def test_evaluation_writes_nothing(stream):
     before = loop.digest(trainer.model.embed.state.get_value())
     trainer.evaluate()
     assert loop.digest(trainer.model.embed.state.get_value()) == before
+
+
+def test_examples_that_fill_a_batch_up_do_not_count(stream):
+    outcomes = []
+    for size in (100, 128):
+        trainer = training.Trainer(small(method="full"), stream)
+        (batch,) = [next(stream.batches("train", 100))]
+        step = nnx.jit(loop.train_step)
+        whole = device_batch(batch, size, trainer.method)
+        info = step(trainer.model, trainer.dense_optimizer, whole)
+        outcomes.append((float(info.loss), int(info.applied.updated)))
+    assert outcomes[0][0] == pytest.approx(outcomes[1][0], rel=1e-5)
+    assert outcomes[0][1] == outcomes[1][1]
 
 
 def test_metrics_by_hand():

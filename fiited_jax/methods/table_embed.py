@@ -111,12 +111,13 @@ class TableEmbed(nnx.Module):
         summed, norm = sum_duplicates(leaders, grads)
         leads = leaders == jnp.arange(frames.size)
         steps = leads & jnp.isfinite(norm[:, 0])
-        pool = update_frames(
+        pool, is_sound = update_frames(
             self._pool,
             jnp.where(steps, frames, NULL_FRAME),
             summed[:, 0],
             self.optimizer,
         )
+        steps &= is_sound
         self.state.set_value(pool)
         return TableInfo(jnp.sum(steps), jnp.sum(leads & ~steps))
 

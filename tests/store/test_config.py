@@ -119,6 +119,9 @@ def test_smallest_budget_is_told_and_works(share):
         ({"frames_per_entry": 9.0}, "got 9.0"),
         ({"num_ways": -1}, "num_ways"),
         ({"half_life": -1.0}, "half_life"),
+        ({"half_life": 1e-40}, "half_life"),
+        ({"chunk_dim": -4}, "chunk_dim"),
+        ({"num_entries": 8}, "follow from budget"),
     ],
 )
 def test_from_budget_names_what_is_wrong(fields, words):

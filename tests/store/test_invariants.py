@@ -54,7 +54,10 @@ BREAKS = {
     "table": ("pages", "table", put(4, lambda a: np.argmax(a == 1)), "has 4"),
     "astray": ("pages", "key_low", lambda a: a + np.uint32(1), "bucket"),
     "utility": ("pages", "utility", put(np.nan, lambda a: 0), "utilit"),
-    "last_step": ("pages", "last_step", put(2, lambda a: 0), "last_step"),
+    "negative": ("pages", "utility", put(-1.0, lambda a: 0), "utilit"),
+    "late": ("pages", "last_step", put(2, lambda a: 0), "entry 0 has 2"),
+    "early": ("pages", "last_step", put(-1, lambda a: 0), "entry 0 has -1"),
+    "null_is_free": ("free", "frames", put(0, lambda a: 0), "got 0"),
     "null_frame": ("pool", "values", put(1.0, lambda a: 0), "null frame"),
 }
 
@@ -91,4 +94,15 @@ def test_an_empty_entry_with_utility_is_told(store_and_state):
     entry = int(np.argmax(np.asarray(state.pages.table) == -1))
     broken = edit(state, "pages", "utility", put(1.0, lambda a: entry * 4))
     with pytest.raises(ValueError, match="empty entry"):
+        store.check_invariants(broken)
+
+
+def test_an_empty_entry_with_a_frame_is_told(store_and_state):
+    store, state = store_and_state
+    entry = int(np.argmax(np.asarray(state.pages.table) == -1))
+    top = int(state.free.count) - 1
+    frame = int(state.free.frames[top])
+    broken = edit(state, "pages", "frames", put(frame, lambda a: entry * 4))
+    broken = edit(broken, "free", "count", lambda a: a - np.int32(1))
+    with pytest.raises(ValueError, match=f"has frame {frame}"):
         store.check_invariants(broken)

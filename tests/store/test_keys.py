@@ -45,7 +45,7 @@ def test_words_of_different_shape_are_refused():
 
 def test_tables_broadcast_and_are_checked():
     tables, valid = canonicalize_tables(np.arange(3), (2, 3), 2)
-    np.testing.assert_array_equal(tables, [[0, 1, 2]] * 2)
+    np.testing.assert_array_equal(tables, [[0, 1, -1]] * 2)
     np.testing.assert_array_equal(valid, [[True, True, False]] * 2)
     with pytest.raises(ValueError, match=r"\[0, 2\), got 2"):
         canonicalize_tables(2, (3,), 2)

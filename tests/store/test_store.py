@@ -312,9 +312,11 @@ def test_gradients_of_another_shape_or_type_are_refused(shape, dtype, error, wor
 def test_a_state_of_another_store_is_refused():
     store = make_store()
     for fields, words in (
-        ({"num_entries": 128}, "num_entries=64; got one with 128"),
-        ({"chunk_dim": 4}, "num_chunks=4; got one with 2"),
-        ({"num_frames": 50}, "num_frames=101; got one with 50"),
+        ({"num_entries": 128}, r"pages.key_low uint32\(64,\); got uint32\(128,\)"),
+        ({"chunk_dim": 4}, "frames"),
+        ({"num_frames": 50}, "values"),
+        ({"embedding_dim": 16, "chunk_dim": 4}, "values"),
+        ({"optimizer": fj.sparse(optax.adam(0.1))}, "optimizer state"),
     ):
         other = make_store(**fields).init(jax.random.key(0))
         with pytest.raises(ValueError, match=words):
@@ -326,6 +328,12 @@ def test_a_state_of_another_store_is_refused():
     )
     with pytest.raises(TypeError, match="vector_grads must be an array"):
         store.apply_gradients(state, handle, [[0.0] * 8])
+    with pytest.raises(TypeError, match="handle must be a Handle"):
+        store.gather(state, None)
+    wider = make_store(chunk_dim=1)
+    foreign = wider.find(wider.init(jax.random.key(0)), np.arange(1, dtype=np.int32))
+    with pytest.raises(ValueError, match=r"\(1, 4\); got \(1, 8\)"):
+        store.gather(state, foreign)
 
 
 def test_prune_keeps_headroom_and_hysteresis_keeps_still():
@@ -345,3 +353,129 @@ def test_prune_keeps_headroom_and_hysteresis_keeps_still():
     state, info = eager.prune_step(state)
     assert bool(info.moved)
     assert int(info.frames_used) == 80
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        fj.sparse(optax.adagrad(0.1)),
+        fj.rowwise_adagrad(0.1),
+        fj.sparse(optax.sgd(1e30)),
+    ],
+    ids=["adagrad", "rowwise_adagrad", "sgd"],
+)
+def test_steps_that_would_spoil_a_frame_are_counted_and_not_taken(optimizer):
+    store = make_store(optimizer, initial_chunks=4)
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = np.array([1], np.int32)
+    state, handle, _ = run.admit(state, ids)
+    counted = 0
+    for _ in range(4):
+        state, info = run.apply(state, handle, jnp.full((1, 8), 1.25e19))
+        counted += int(info.non_finite)
+    assert counted > 0
+    for leaf in jax.tree.leaves(state.pool):
+        assert np.all(np.isfinite(np.asarray(leaf)))
+    store.check_invariants(state)
+
+
+def test_rowwise_adagrad_without_eps_survives_a_zero_gradient():
+    store = make_store(fj.rowwise_adagrad(0.1, eps=0.0))
+    state, handle, _ = store.admit(store.init(jax.random.key(0)), np.int32([1]))
+    before = store.gather(state, handle)
+    state, info = store.apply_gradients(state, handle, jnp.zeros((1, 8)))
+    np.testing.assert_array_equal(store.gather(state, handle), before)
+    assert int(info.non_finite) == 0
+    with pytest.raises(TypeError, match="learning_rate must be a number"):
+        fj.rowwise_adagrad(None)  # pyright: ignore
+    with pytest.raises(ValueError, match="finite"):
+        fj.rowwise_adagrad(float("inf"))
+
+
+@pytest.mark.parametrize("word", ["table", "high"])
+def test_a_handle_of_an_evicted_key_is_stale_whatever_words_it_shares(word):
+    store = make_store(num_entries=1, num_ways=1, num_frames=5)
+    run, state = jitted(store), store.init(jax.random.key(0))
+    first = fj.keys_from_int64(np.array([7], np.int64))
+    second, table = first, 1
+    if word == "high":
+        second, table = fj.keys_from_int64(np.array([7 + (1 << 32)], np.int64)), 0
+    state, old, _ = run.admit(state, first, tables=np.int32([0]))
+    state, _ = run.apply(state, old, jnp.ones((1, 8)))
+    state, new, info = run.admit(state, second, tables=np.int32([table]))
+    assert int(info.evicted) == 1
+    np.testing.assert_array_equal(new.frames, old.frames)
+    before = np.asarray(store.gather(state, new))
+    assert np.abs(before).max() > 0
+    state, info = run.apply(state, old, jnp.ones((1, 8)))
+    assert (int(info.stale), int(info.updated)) == (1, 0)
+    np.testing.assert_array_equal(store.gather(state, new), before)
+
+
+def test_initial_values_differ_by_the_high_word():
+    store = make_store(initial_chunks=4)
+    ids = fj.keys_from_int64(np.array([7, 7 + (1 << 32)], np.int64))
+    state, handle, _ = store.admit(store.init(jax.random.key(0)), ids)
+    first, second = np.asarray(store.gather(state, handle))
+    assert not np.any(first == second)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_wide_table_numbers_do_not_become_other_tables(dtype):
+    store = make_store()
+    state = store.init(jax.random.key(0))
+    tables = np.array([2**32, 2**32 + 1, 1], dtype)
+    state, _, info = store.admit(state, np.int32([1, 1, 1]), tables=tables)
+    assert (int(info.admitted), int(info.failed)) == (1, 2)
+    for wrong in (None, "a", [0]):
+        with pytest.raises(TypeError, match="tables must be"):
+            store.find(state, np.int32([1]), tables=wrong)  # pyright: ignore
+
+
+def test_infos_report_frames_and_threshold():
+    store = make_store(num_frames=9, initial_chunks=2, headroom=0.3)
+    assert store.config.target_frames == 6
+    state, handle, info = store.admit(
+        store.init(jax.random.key(0)), np.arange(3, dtype=np.int32)
+    )
+    assert int(info.frames_used) == np.count_nonzero(state.pages.frames) == 6
+    state, _ = store.apply_gradients(state, handle, jnp.arange(24.0).reshape(3, 8))
+    state, pruned = store.prune_step(state)
+    utility = np.sort(np.asarray(state.pages.utility))[::-1]
+    assert float(pruned.threshold) == utility[5]
+    assert int(pruned.frames_used) == np.count_nonzero(state.pages.frames) == 6
+
+
+def test_a_single_frame_is_used_whatever_the_headroom():
+    assert make_config(num_frames=2, headroom=0.9).target_frames == 1
+
+
+def test_low_precision_gradients_are_summed_in_float32():
+    store = make_store(fj.sparse(optax.sgd(1.0)), initial_scale=0.0)
+    ids = np.zeros(512, np.int32)
+    state, handle, _ = store.admit(store.init(jax.random.key(0)), ids)
+    grads = jnp.full((512, 8), 1.0, jnp.bfloat16)  # bfloat16 stops counting at 256
+    state, _ = store.apply_gradients(state, handle, grads)
+    assert float(store.lookup(state, ids[:1])[0, 0]) == -512.0
+
+
+def test_wide_mode_does_not_change_the_dtypes_of_the_state():
+    store = make_store()
+    with jax.enable_x64(True):
+        state = store.init(jax.random.key(0))
+        dtypes = jax.tree.map(lambda leaf: leaf.dtype, state)
+        ids = np.arange(3, dtype=np.int32)
+        state, handle, _ = store.admit(state, ids)
+        state, _ = store.apply_gradients(state, handle, jnp.ones((3, 8)))
+        state, _ = store.prune_step(state)
+        assert jax.tree.map(lambda leaf: leaf.dtype, state) == dtypes
+
+
+def test_no_two_arrays_of_a_state_share_a_buffer():
+    keeps_parameters = optax.GradientTransformation(
+        lambda params: params, lambda updates, state, params=None: (updates, state)
+    )
+    store = make_store(fj.sparse(keeps_parameters), embedding_dim=128, chunk_dim=128)
+    leaves = jax.tree.leaves(store.init(jax.random.key(0)))
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in leaves}
+    assert len(pointers) == len(leaves)

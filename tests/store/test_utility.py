@@ -16,7 +16,8 @@ def test_decay_halves_per_half_life():
 def test_scores_that_are_no_gain_count_as_zero():
     score = jnp.array([jnp.nan, -1.0, jnp.inf, 2.0])
     got = accumulate(jnp.ones(4), score)
-    np.testing.assert_array_equal(got, np.float32([1, 1, MAX_UTILITY, 3]))
+    np.testing.assert_array_equal(got, np.float32([1, 1, 1, 3]))
+    assert accumulate(jnp.float32(9e29), jnp.float32(9e29)) == np.float32(MAX_UTILITY)
 
 
 def expected_top(utility, candidate, target):
