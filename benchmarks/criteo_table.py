@@ -39,6 +39,7 @@ def cell(path: Path, seeds: int, **fields: Any) -> dict[str, Any]:
     for name in ("auc", "log_loss"):
         values = [summary[name] for summary in runs]
         result[name] = statistics.mean(values)
+        result[f"{name}_per_seed"] = values
         result[f"{name}_std"] = statistics.stdev(values) if seeds > 1 else 0.0
     last = runs[-1]
     for name in ("all_in_bytes", "dense_bytes", "all_in_ratio", "values_ratio"):

@@ -69,7 +69,8 @@ class DLRM(nnx.Module):
         Returns:
           `f32[B]`.
         """
-        bottom = nnx.relu(self.bottom(dense))
+        # No ReLU at the end: with D = 1 a dead unit would hide all dense features.
+        bottom = self.bottom(dense)
         stacked = jnp.concatenate([bottom[:, None, :], vectors], axis=1)
         products = jnp.einsum("bfd,bgd->bfg", stacked, stacked)
         rows, columns = np.tril_indices(stacked.shape[1], -1)
