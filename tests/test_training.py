@@ -128,7 +128,7 @@ def test_a_narrow_model_still_sees_the_dense_features(seed):
     model = DLRM(nnx.Module(), embedding_dim=1, num_features=3, num_dense=13, rngs=rngs)
     dense = jax.random.normal(jax.random.key(seed), (64, 13))
     logits = model.logits(dense, jnp.zeros((64, 3, 1)))
-    assert float(logits.std()) > 1e-3
+    assert len(np.unique(logits)) == 64  # a dead unit gives all of them one logit
 
 
 def test_metrics_by_hand():
