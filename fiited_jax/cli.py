@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
       be used, 130 if interrupted.
     """
     try:
-        options = _parse(arguments)
-    except ModuleNotFoundError as error:
-        return _refuse(f"{error}; pip install 'fiited_jax[train]' brings it")
-    except ValueError as error:
-        return _refuse(error)
-    try:
+        try:
+            options = _parse(arguments)
+        except ModuleNotFoundError as error:
+            return _refuse(f"{error}; pip install 'fiited_jax[train]' brings it")
+        except ValueError as error:
+            return _refuse(error)
         return _train(options)
     except KeyboardInterrupt:
-        print("fiited: interrupted, nothing was written", file=sys.stderr)
+        print("fiited: interrupted", file=sys.stderr)
         return 130
 
 
@@ -54,37 +54,54 @@ def _parse(arguments: Sequence[str] | None) -> "TrainOptions":
 
 
 def _train(options: "TrainOptions") -> int:
-    """Train, then print and write what came of it."""
+    """Train, then write and print what came of it."""
+    import jax
     from rich.console import Console
 
     from . import training
     from .data import DataError
 
     console = Console()
-    try:
-        if options.out is not None:  # find out before the work, not after it
-            options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return _refuse(f"out cannot be made a folder: {error}")
+    if options.out is not None:  # find out before the work, not after it
+        try:
+            training.check_writable(options.out)
+        except OSError as error:
+            return _refuse(f"out must be a folder that can be written: {error}")
     try:
         stream = training.open_stream(options)
         trainer = training.Trainer(options, stream)
     except ValueError as error:
         return _refuse(error)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        return _refuse(_too_large(error))
     try:
         result = trainer.train(training.RichReporter(console))
     except DataError as error:
         return _refuse(error)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        return _refuse(_too_large(error))
     summary = training.summarize(result, stream.bayes())
-    training.print_summary(console, options, summary)
-    if options.out is not None:
+    if options.out is not None:  # before printing, which may fail
         try:
             training.write_outputs(options.out, options, result, summary)
         except OSError as error:
             print(f"fiited: error: out cannot be written: {error}", file=sys.stderr)
             return 1
+    training.print_summary(console, options, summary)
+    if options.out is not None:
         console.print(f"written to {options.out}")
     return 0
+
+
+def _too_large(error: Exception) -> str:
+    """Say what to do about memory; anything else that went wrong is a bug."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
+        raise error
+    return (
+        "memory does not suffice; lower budget, embedding_dim or batch_size, or raise "
+        f"compression ({text})"
+    )
 
 
 def _refuse(message: object) -> int:

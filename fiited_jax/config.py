@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Hashable
+from decimal import Decimal
 from typing import Any, Literal
 
 from . import scorers
@@ -280,8 +281,8 @@ def parse_bytes(size: int | str) -> int:
     if match and not isinstance(size, bool):
         number, unit, binary = match.groups()
         base = 1024 if binary else 1000
-        num_bytes = int(float(number) * base ** exponents[unit.lower()])
-        if num_bytes > 0 and (unit or not binary):
+        num_bytes = int(Decimal(number) * base ** exponents[unit.lower()])
+        if 0 < num_bytes < 1 << 63 and (unit or not binary):
             return num_bytes
     raise ValueError(
         f"a size must be a positive number of bytes such as 1048576, '64MiB' or "

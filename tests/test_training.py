@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import chex
 import jax
@@ -14,6 +16,7 @@ from fiited_jax import cli, training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.models import DLRM
 from fiited_jax.training import loop, metrics
+from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
 
 METHODS = ("fiited", "full", "hash", "small_dim")
@@ -70,7 +73,7 @@ def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
         trainer.model.embed.store.check_invariants(
             trainer.model.embed.state.get_value()
         )
-        assert result.records[-1]["prune"]["frames_used"] > 0
+        assert any("prune" in record for record in result.records)
         assert result.prune_temporary_bytes > 0
 
 
@@ -229,6 +232,25 @@ def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_a_signal_is_held_back_until_the_step_is_done():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts_between_steps() as check:
+        check()
+        os.kill(os.getpid(), signal.SIGINT)
+        reached = True  # nothing was raised here
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_prunes_are_told_once(stream):
+    options = small(compression=8.0, prune_interval=6, log_every=4)
+    _, result = run(options, stream)
+    told = [record["prune"]["steps"] for record in result.records if "prune" in record]
+    assert told == [1, 1]  # 16 steps: prunes at 6 and 12
+
+
 REFUSED = {
     "unknown method": (["--method", "none"], "method"),
     "negative size": (["--embedding-dim", "-4"], "embedding_dim"),
@@ -244,6 +266,9 @@ REFUSED = {
     "fpe": (["--frames-per-entry", "99"], "frames_per_entry"),
     "seed": (["--seed", "-1"], "seed"),
     "unknown option": (["--sede", "1"], "sede"),
+    "long out": (["--out", "a" * 300], "out must be"),
+    "huge budget": (["--budget", "9" * 400], "a size must be"),
+    "tiny compression": (["--compression", "5e-324"], "compression"),
 }
 
 
@@ -286,6 +311,15 @@ def test_bad_files_exit_with_2_and_no_traceback(kind, tmp_path, capsys):
 def test_a_path_is_needed_for_criteo_alone(tmp_path, capsys):
     refuse(["train", "--data", "criteo"], "path", capsys)
     refuse(["train", "--path", str(tmp_path)], "path", capsys)
+
+
+def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):
+    def fail(self, options, stream):
+        raise MemoryError
+
+    monkeypatch.setattr(training.Trainer, "__init__", fail)
+    path = write_criteo(tmp_path / "rows.tsv", 50)
+    refuse(["train", "--data", "criteo", "--path", str(path)], "memory", capsys)
 
 
 def test_out_that_is_a_file_is_refused(tmp_path, capsys):

@@ -4,6 +4,7 @@ from .loop import Trainer as Trainer
 from .loop import TrainResult as TrainResult
 from .loop import open_stream as open_stream
 from .options import TrainOptions as TrainOptions
+from .outputs import check_writable as check_writable
 from .outputs import print_summary as print_summary
 from .outputs import summarize as summarize
 from .outputs import write_outputs as write_outputs
@@ -16,6 +17,7 @@ __all__ = [
     "TrainOptions",
     "TrainResult",
     "Trainer",
+    "check_writable",
     "open_stream",
     "print_summary",
     "summarize",

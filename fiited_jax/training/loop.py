@@ -1,9 +1,10 @@
 """The training loop: passes over a stream, prune steps, the final evaluation."""
 
+import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,6 +17,7 @@ from ..data import ClickStream, CriteoStream, DemoStream
 from ..memory import MemoryReport, dense_bytes
 from ..methods import METHODS, Method, Request
 from ..models import DLRM
+from .interrupts import interrupts_between_steps
 from .metrics import AucSoFar, TestMetrics, test_metrics
 from .options import TrainOptions
 from .steps import DeviceBatch, device_batch, evaluate_step, prune_step, train_step
@@ -75,6 +77,11 @@ def open_stream(options: TrainOptions) -> ClickStream:
     """
     if options.path is None:
         num_test = round(_DEMO_EXAMPLES * options.test_fraction)
+        if not 0 < num_test < _DEMO_EXAMPLES:
+            raise ValueError(
+                f"test_fraction must leave each split of the demo's {_DEMO_EXAMPLES} "
+                f"examples at least one, got {options.test_fraction}"
+            )
         return DemoStream(_DEMO_EXAMPLES - num_test, num_test)
     return CriteoStream(options.path, test_fraction=options.test_fraction)
 
@@ -86,6 +93,7 @@ class Trainer:
       method: the embedding method.
       model: the DLRM; its `embed` holds the embedding state.
       num_ids: distinct (table, id) pairs of the training split.
+      batch_size: examples per step, no more than there are.
     """
 
     def __init__(self, options: TrainOptions, stream: ClickStream) -> None:
@@ -96,6 +104,7 @@ class Trainer:
           DataError: if the training split cannot be read.
         """
         self.options, self.stream = options, stream
+        self.batch_size = min(options.batch_size, stream.num_train)
         self.optimizer = options.sparse_optimizer()
         vocabulary = stream.vocabulary()
         self.num_ids = vocabulary.num_pairs
@@ -132,7 +141,7 @@ class Trainer:
 
     def batches(self, split: Any) -> Iterator[tuple[DeviceBatch, int]]:
         """Iterate over full batches and how many of their examples are real."""
-        size = self.options.batch_size
+        size = self.batch_size
         for batch in self.stream.batches(split, size):
             yield device_batch(batch, size, self.method), len(batch.labels)
 
@@ -149,26 +158,27 @@ class Trainer:
           DataError: if the data turn out to be unusable on the way.
         """
         options = self.options
-        per_epoch = -(-self.stream.num_train // options.batch_size)
+        per_epoch = -(-self.stream.num_train // self.batch_size)
         log = _Log(reporter)
         reporter.start(per_epoch * options.epochs)
         step = 0
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(reporter.stop)
+            check_interrupt = stack.enter_context(interrupts_between_steps())
             for _ in range(options.epochs):
                 for batch, num_real in self.batches("train"):
+                    check_interrupt()
                     info = self._train_step(self.model, self.dense_optimizer, batch)
                     step += 1
                     log.add(info, batch, num_real)
                     if self.method.prunes and step % options.prune_interval == 0:
-                        log.pruned = self._prune_step(self.model.embed)
+                        log.pruned.append(self._prune_step(self.model.embed))
                     if step % options.log_every == 0:
                         log.flush(step)
             log.flush(step)
             jax.block_until_ready(nnx.state(self.model))
             speed = log.examples_per_second()
-            test = self.evaluate()
-        finally:
-            reporter.stop()
+            test = self.evaluate(check_interrupt)
         embed: Any = self.model.embed
         skipped = self.dense_optimizer.opt_state.total_notfinite  # pyright: ignore
         return TrainResult(
@@ -188,10 +198,15 @@ class Trainer:
             ),
         )
 
-    def evaluate(self) -> TestMetrics:
-        """Score the test split; writes nothing."""
+    def evaluate(self, between: Callable[[], None] = lambda: None) -> TestMetrics:
+        """Score the test split; writes nothing.
+
+        Args:
+          between: called before each batch.
+        """
         labels, probabilities = [], []
         for batch, num_real in self.batches("test"):
+            between()
             labels.append(batch.labels[:num_real])
             predicted = self._evaluate_step(self.model, batch)
             probabilities.append(np.asarray(predicted)[:num_real])
@@ -206,12 +221,18 @@ class _Log:
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     non_finite: int = 0
     examples: int = 0
-    pruned: Any = None
+    pruned: list[Any] = dataclasses.field(default_factory=list)
     _pending: list[tuple[Any, np.ndarray]] = dataclasses.field(default_factory=list)
     _auc: AucSoFar = dataclasses.field(default_factory=AucSoFar)
     _timed_from: tuple[float, int] | None = None
 
     def add(self, info: Any, batch: DeviceBatch, num_real: int) -> None:
+        if info.admitted is not None:  # lists of evicted keys would add up
+            info = info._replace(
+                admitted=info.admitted._replace(
+                    evicted_keys=None, evicted_tables=None, evicted_mask=None
+                )
+            )
         self._pending.append((info, batch.labels[:num_real]))
         self.examples += num_real
         if self._timed_from is None:  # the first step compiles: not timed
@@ -234,10 +255,11 @@ class _Log:
         for info, label in zip(infos, labels, strict=True):
             self._auc.add(label, info.probabilities[: len(label)])
             self.non_finite += int(info.applied.non_finite)
+        losses, sizes = [info.loss for info in infos], [len(part) for part in labels]
         record: dict[str, Any] = {
             "step": step,
             "examples": self.examples,
-            "loss": float(np.mean([info.loss for info in infos])),
+            "loss": float(np.average(losses, weights=sizes)),
             "auc_so_far": self._auc.value(),
             "examples_per_second": self.examples_per_second(),
             "non_finite": self.non_finite,
@@ -247,11 +269,16 @@ class _Log:
             for name in ("hits", "misses", "admitted", "evicted", "failed"):
                 record[name] = int(sum(getattr(info, name) for info in admitted))
             record["frames_used"] = int(admitted[-1].frames_used)
-        if self.pruned is not None:
+        if self.pruned:  # since the last record
             pruned = jax.device_get(self.pruned)
             record["prune"] = {
-                name: value.item() for name, value in pruned._asdict().items()
+                "steps": len(pruned),
+                "freed": int(sum(info.freed for info in pruned)),
+                "granted": int(sum(info.granted for info in pruned)),
+                "threshold": float(pruned[-1].threshold),
+                "frames_used": int(pruned[-1].frames_used),
             }
+            self.pruned = []
         self.records.append(record)
         self.reporter.log(record)
 

@@ -77,8 +77,10 @@ class TrainOptions:
             )
         if self.budget is not None:
             parse_bytes(self.budget)
-        if self.compression is not None and not 0 < self.compression < math.inf:
-            raise ValueError(f"compression must be positive, got {self.compression}")
+        if self.compression is not None and not 1e-3 <= self.compression <= 1e9:
+            raise ValueError(
+                f"compression must be from 0.001 to 1e9, got {self.compression}"
+            )
         for name in (
             "embedding_dim",
             "chunk_dim",
@@ -105,8 +107,6 @@ class TrainOptions:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
-        if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"out must be a folder, {self.out} is a file")
 
     def sparse_optimizer(self) -> SparseOptimizer:
         """Return the optimizer of the embeddings."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import BayesReference
+from ..data.vocabulary import replace_file
 from .loop import TrainResult
 from .options import TrainOptions
 from .plots import plot_auc, plot_bytes
 
-__all__ = ["print_summary", "summarize", "write_outputs"]
+__all__ = ["check_writable", "print_summary", "summarize", "write_outputs"]
 
 
 def summarize(result: TrainResult, bayes: BayesReference | None) -> dict[str, Any]:
@@ -47,6 +48,17 @@ def summarize(result: TrainResult, bayes: BayesReference | None) -> dict[str, An
     return summary
 
 
+def check_writable(folder: Path) -> None:
+    """Make the folder and see that a file can be written in it.
+
+    Raises:
+      OSError: if not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def write_outputs(
     folder: Path,
     options: TrainOptions,
@@ -66,11 +78,14 @@ def write_outputs(
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(options).items()
     }
-    _write(folder / "config.json", _json(plain, indent=2))
-    _write(folder / "metrics.jsonl", "".join(map(_json, result.records)))
+    texts = {"config.json": _json(plain, indent=2)}
+    texts["metrics.jsonl"] = "".join(map(_json, result.records))
     plot_auc(folder / "auc.png", result.records, summary)
     plot_bytes(folder / "bytes.png", result.memory)
-    _write(folder / "summary.json", _json(summary, indent=2))
+    texts["summary.json"] = _json(summary, indent=2)
+    for name, text in texts.items():
+        content = text.encode()
+        replace_file(folder / name, lambda file, content=content: file.write(content))
 
 
 def print_summary(console: Console, options: TrainOptions, summary: dict) -> None:
@@ -116,10 +131,3 @@ def _json(value: Any, indent: int | None = None) -> str:
         return value if is_number else None
 
     return json.dumps(plain(value), indent=indent, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
