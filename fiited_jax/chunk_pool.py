@@ -1,4 +1,4 @@
-"""The chunk pool: fixed frames of values and optimizer state, and who gets them.
+"""The chunk pool: fixed frames of values and optimizer state.
 
 Every gather and scatter of the pool goes through `pallas_kernels`.
 """
@@ -14,17 +14,14 @@ from pallas_kernels import gather_chunks, scatter_chunks
 from .config import pool_line_shape
 from .keys import Keys, hash_words
 from .sparse_optim import SparseOptimizer
-from .state import NULL_FRAME, ChunkPool, FreeList
+from .state import NULL_FRAME, ChunkPool
 
 __all__ = [
-    "init_free_list",
     "init_pool",
     "initial_values",
-    "pop_frames",
-    "push_frames",
     "read_frames",
-    "refresh_owned",
     "update_frames",
+    "write_frames",
     "write_fresh",
 ]
 
@@ -53,61 +50,6 @@ def init_pool(num_frames: int, chunk_dim: int, optimizer: SparseOptimizer) -> Ch
             slots,
         ),
     )
-
-
-def init_free_list(num_frames: int) -> FreeList:
-    """Return the list on which every frame but the null frame is free.
-
-    Frame 1 is on top.
-
-    >>> init_free_list(4).frames
-    Array([3, 2, 1, 0], dtype=int32)
-    """
-    frames = jnp.arange(num_frames - 1, -1, -1, dtype=jnp.int32)
-    return FreeList(frames=frames, count=jnp.int32(num_frames - 1))
-
-
-def _running_count(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Position of each true element among the true ones, and how many there are."""
-    flat = mask.reshape(-1).astype(jnp.int32)
-    total = jnp.cumsum(flat)
-    return (total - flat).reshape(mask.shape), jnp.sum(flat, dtype=jnp.int32)
-
-
-def push_frames(free: FreeList, frames: jax.Array) -> FreeList:
-    """Return frames to the free list, in the order given.
-
-    Args:
-      free: the free list.
-      frames: `i32[...]` distinct frames; `NULL_FRAME` is passed over.
-
-    Returns:
-      The longer free list.
-    """
-    given = frames != NULL_FRAME
-    position, num_given = _running_count(given)
-    index = jnp.where(given, free.count + position, free.frames.size)
-    stack = free.frames.at[index.reshape(-1)].set(frames.reshape(-1), mode="drop")
-    return FreeList(frames=stack, count=free.count + num_given)
-
-
-def pop_frames(free: FreeList, wanted: jax.Array) -> tuple[FreeList, jax.Array]:
-    """Take frames off the free list, for as many as there are.
-
-    Args:
-      free: the free list.
-      wanted: `bool[...]` who wants a frame; served in order.
-
-    Returns:
-      The shorter free list, and `i32[...]` the frames, `NULL_FRAME` where none was
-      wanted or left.
-    """
-    position, num_wanted = _running_count(wanted)
-    served = wanted & (position < free.count)
-    index = jnp.where(served, free.count - 1 - position, 0)
-    frames = jnp.where(served, free.frames[index], NULL_FRAME)
-    taken = jnp.minimum(num_wanted, free.count)
-    return FreeList(frames=free.frames, count=free.count - taken), frames
 
 
 def initial_values(
@@ -163,10 +105,20 @@ def read_frames(
     return values, jax.tree.map(read_slot, pool.slots)
 
 
-def _write_frames(
+def write_frames(
     pool: ChunkPool, frames: jax.Array, values: jax.Array, slots: Any
 ) -> ChunkPool:
-    """Overwrite distinct frames; `NULL_FRAME` is left alone."""
+    """Overwrite frames.
+
+    Args:
+      pool: the pool.
+      frames: `i32[n]` distinct; `NULL_FRAME` writes nothing.
+      values: `f32[n, C]`.
+      slots: as `read_frames` returns them.
+
+    Returns:
+      The pool, updated.
+    """
 
     def write_slot(leaf: jax.Array, new: jax.Array) -> jax.Array:
         return scatter_chunks(leaf, frames, new[:, None] if leaf.ndim == 1 else new)
@@ -191,7 +143,7 @@ def write_fresh(
     Returns:
       The pool, updated.
     """
-    return _write_frames(pool, frames, values, optimizer.init(values))
+    return write_frames(pool, frames, values, optimizer.init(values))
 
 
 def update_frames(
@@ -215,36 +167,4 @@ def update_frames(
     for slot in jax.tree.leaves(slots):
         is_sound &= jnp.all(jnp.isfinite(slot), axis=tuple(range(1, slot.ndim)))
     frames = jnp.where(is_sound, frames, NULL_FRAME)
-    return _write_frames(pool, frames, values, slots), is_sound
-
-
-def refresh_owned(
-    pool: ChunkPool,
-    is_new: jax.Array,
-    values: jax.Array,
-    optimizer: SparseOptimizer,
-) -> ChunkPool:
-    """Hand out frames chosen by a mask over the whole pool.
-
-    Work and temporaries are of the order of the pool: for `prune_step` only.
-
-    Args:
-      pool: the pool.
-      is_new: `bool[n]`, n the frames that the lines hold (at least P).
-      values: `f32[n, C]` initial values; used where `is_new`.
-      optimizer: the store's optimizer.
-
-    Returns:
-      The pool; frames where `is_new` are as `write_fresh` would leave them.
-    """
-
-    def choose(old: jax.Array, new: jax.Array) -> jax.Array:
-        if old.ndim == 1:
-            return jnp.where(is_new[: old.size], new[: old.size], old)
-        mask = jnp.broadcast_to(is_new[:, None], new.shape)
-        return jnp.where(mask.reshape(old.shape), new.reshape(old.shape), old)
-
-    return ChunkPool(
-        values=choose(pool.values, values),
-        slots=jax.tree.map(choose, pool.slots, optimizer.init(values)),
-    )
+    return write_frames(pool, frames, values, slots), is_sound

@@ -1,10 +1,13 @@
 """The static description of an embedding store."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Hashable
 from decimal import Decimal
 from typing import Any, Literal
+
+import numpy as np
 
 from . import scorers
 from .scorers import Scorer
@@ -15,12 +18,14 @@ __all__ = ["EmbeddingConfig", "parse_bytes", "pool_line_shape"]
 _LANES = 128  # the lane count of a TPU register, and of every line we store
 _INDEX_LIMIT = 1 << 31  # int32 indices
 _WORD_BYTES = 4
-# Key words, table and last step; see `state.PageTable`.
-_ENTRY_WORDS = 4
-# Frame number and utility; see `state.PageTable`.
-_CHUNK_WORDS = 2
-# Step, two seed words, free count; see `state.EmbeddingState`.
-_FIXED_BYTES = 4 * _WORD_BYTES
+_UTILITY_BYTES = 2
+# Step, step of decay, two seed words, next frame, idle frames; `state.EmbeddingState`.
+_FIXED_BYTES = 6 * _WORD_BYTES
+_MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
+# Ranked by length, many short vectors are worth more than fewer long ones.
+_MEAN_LENGTH = {"lengths": 3 / 16, "chunks": 1 / 2}
+# A page table this much larger than its keys evicts next to none of them.
+_ENTRIES_PER_ID = 1.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,15 +38,20 @@ class EmbeddingConfig:
       num_entries: M, keys that can be tracked; a multiple of `num_ways`.
       num_frames: P, frames of the pool; frame 0 is the null frame.
       num_tables: tables that share the store.
+      id_bits: 32 or 64; with 32, ids of `fj.Keys` with a high word are not admitted.
       num_ways: W, entries per bucket of the page table.
       scorer: `score(stats) -> f32[N, K]`, see `fiited_jax.scorers`.
+      ranking: `"lengths"`: an entry has one utility, and the priority of its chunk j
+        is `utility / (j + 1) ** length_alpha`, so vectors are prefixes of their chunks;
+        `"chunks"`: every chunk has a utility and is ranked by itself.
+      length_alpha: how fast more length is worth less.
       half_life: steps in which an untouched utility halves.
       fallback: what a chunk without a frame reads; `"zero"`.
       initial_chunks: frames a new entry is given while free frames last.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
       headroom: share of the frames that `prune_step` leaves free for new entries.
-      hysteresis: `prune_step` moves nothing unless at least this share of its target
-        would change owner.
+      hysteresis: `prune_step` moves nothing unless frames of at least this share of its
+        target would change owner, or are idle.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -60,7 +70,10 @@ class EmbeddingConfig:
     num_frames: int
     num_tables: int = 1
     num_ways: int = 8
+    id_bits: int = 64
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
+    ranking: Literal["lengths", "chunks"] = "lengths"
+    length_alpha: float = 2.0
     half_life: float = 2000.0
     fallback: Literal["zero"] = "zero"
     initial_chunks: int = 1
@@ -104,7 +117,19 @@ class EmbeddingConfig:
             raise TypeError(
                 f"scorer must be a hashable function of ScoreStats, got {self.scorer!r}"
             )
-        for name in ("half_life", "initial_scale", "headroom", "hysteresis"):
+        if self.id_bits not in (32, 64):
+            raise ValueError(f"id_bits must be 32 or 64, got {self.id_bits!r}")
+        if self.ranking not in _MEAN_LENGTH:
+            raise ValueError(
+                f"ranking must be 'lengths' or 'chunks', got {self.ranking!r}"
+            )
+        if self.ranking == "chunks" and self.num_chunks > _MASK_BITS:
+            raise ValueError(
+                f"embedding_dim / chunk_dim must be at most {_MASK_BITS} with "
+                f"ranking='chunks', got {self.num_chunks}"
+            )
+        numbers = "length_alpha half_life initial_scale headroom hysteresis"
+        for name in numbers.split():
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise TypeError(f"{name} must be a number, got {value!r}")
@@ -114,6 +139,10 @@ class EmbeddingConfig:
             raise ValueError(
                 "half_life must be a number of steps from 1e-6 to 1e30, "
                 f"got {self.half_life}"
+            )
+        if not 0 <= self.length_alpha <= 8:
+            raise ValueError(
+                f"length_alpha must be from 0 to 8, got {self.length_alpha}"
             )
         if not 0 <= self.initial_scale <= 1e30:
             raise ValueError(
@@ -129,6 +158,39 @@ class EmbeddingConfig:
     def num_chunks(self) -> int:
         """K, chunks per vector."""
         return self.embedding_dim // self.chunk_dim
+
+    @property
+    def num_utilities(self) -> int:
+        """U, utilities per entry."""
+        return 1 if self.ranking == "lengths" else self.num_chunks
+
+    @property
+    def chunk_weights(self) -> tuple[float, ...]:
+        """What the utility counts for in each of the K chunks."""
+        if self.ranking == "chunks":
+            return (1.0,) * self.num_chunks
+        return tuple(
+            (chunk + 1) ** -self.length_alpha for chunk in range(self.num_chunks)
+        )
+
+    @property
+    def owner_dtype(self) -> np.dtype:
+        """Holds a table number plus 1."""
+        return np.min_scalar_type(self.num_tables)
+
+    @property
+    def extent_dtype(self) -> np.dtype:
+        """Holds a number of chunks, or a bit for each."""
+        if self.ranking == "lengths":
+            return np.min_scalar_type(self.num_chunks)
+        return np.min_scalar_type((1 << self.num_chunks) - 1)
+
+    @property
+    def entry_bytes(self) -> int:
+        """Bytes of an entry of the page table; see `state.PageTable`."""
+        words = 2 + (self.id_bits > 32)  # of the id, and the start of its run
+        narrow = self.owner_dtype.itemsize + self.extent_dtype.itemsize
+        return words * _WORD_BYTES + narrow + self.num_utilities * _UTILITY_BYTES
 
     @property
     def num_buckets(self) -> int:
@@ -150,6 +212,7 @@ class EmbeddingConfig:
         chunk_dim: int,
         optimizer: SparseOptimizer,
         frames_per_entry: float | None = None,
+        num_ids: int | None = None,
         num_ways: int = 8,
         **fields: Any,
     ) -> "EmbeddingConfig":
@@ -160,14 +223,17 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is half
-            of the K chunks.
+          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is 3/16 of
+            the K chunks, at least one, with `ranking="lengths"`, and half of them with
+            `"chunks"`.
+          num_ids: keys that there can be, if that is known: no more entries are made
+            than they need.
           num_ways: W, entries per bucket.
           **fields: the other fields of the config.
 
         Returns:
           A config whose state takes at most `budget` bytes, and at least 95 % of it
-          from 1 MiB up.
+          from 1 MiB up, unless `num_ids` keys do not need so much.
 
         Raises:
           ValueError: on a budget too small for one bucket and one frame, with the
@@ -179,7 +245,7 @@ class EmbeddingConfig:
         ...     "1MiB", embedding_dim=16, chunk_dim=4,
         ...     optimizer=sparse_optim.rowwise_adagrad(0.1))
         >>> config.num_entries, config.num_frames
-        (10920, 21838)
+        (16376, 15700)
         """
         num_bytes = parse_bytes(budget)
         if not isinstance(optimizer, SparseOptimizer):
@@ -204,8 +270,13 @@ class EmbeddingConfig:
         specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
         if frames_per_entry is None:
-            frames_per_entry = num_chunks / 2
-        if not isinstance(frames_per_entry, int | float):
+            share = _MEAN_LENGTH[probe.ranking]
+            frames_per_entry = min(max(share * num_chunks, 1), num_chunks)
+        if num_ids is not None:
+            _check_int("num_ids", num_ids, 1)
+        if not isinstance(frames_per_entry, int | float) or isinstance(
+            frames_per_entry, bool
+        ):
             raise TypeError(
                 f"frames_per_entry must be a number, got {frames_per_entry!r}"
             )
@@ -213,9 +284,7 @@ class EmbeddingConfig:
             raise ValueError(
                 f"frames_per_entry must be in (0, {num_chunks}], got {frames_per_entry}"
             )
-        bucket_bytes = num_ways * _WORD_BYTES * (
-            _ENTRY_WORDS + _CHUNK_WORDS * num_chunks
-        )  # fmt: skip
+        bucket_bytes = num_ways * probe.entry_bytes
         smallest = bucket_bytes + _FIXED_BYTES + _frames_bytes(2, chunk_dim, specs)
         if num_bytes < smallest:
             raise ValueError(
@@ -227,8 +296,13 @@ class EmbeddingConfig:
         most_buckets = (num_bytes - smallest) // bucket_bytes + 1
         num_buckets = int((num_bytes - _FIXED_BYTES) / mean_bucket)
         num_buckets = min(max(num_buckets, 1), most_buckets)
+        most_entries = math.inf if num_ids is None else _ENTRIES_PER_ID * num_ids
+        num_buckets = min(num_buckets, math.ceil(most_entries / num_ways))
         left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
         num_frames = _frames_within(left, chunk_dim, specs)
+        if num_ids is not None:  # frames for every chunk of every entry will do
+            most_frames = num_buckets * num_ways * num_chunks / (1 - probe.headroom)
+            num_frames = min(num_frames, math.ceil(most_frames) + 2)
         # What a whole frame does not fill still holds buckets.
         left -= _frames_bytes(num_frames, chunk_dim, specs)
         num_buckets += left // bucket_bytes
@@ -298,9 +372,9 @@ def _check_int(name: str, value: Any, least: int) -> None:
 
 
 def _frames_bytes(num_frames: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
-    """Bytes of everything that is per frame: values, slots and the free list."""
+    """Bytes of everything that is per frame: values and slots."""
     lines, lanes = pool_line_shape(num_frames, chunk_dim)
-    total = lines * lanes * _WORD_BYTES + num_frames * _WORD_BYTES
+    total = lines * lanes * _WORD_BYTES
     for spec in specs:
         scale = lines * lanes // chunk_dim if spec.shape else num_frames
         total += scale * spec.num_bytes

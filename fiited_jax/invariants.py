@@ -1,13 +1,19 @@
 """What must hold of every state, checked on the host."""
 
+import functools
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .chunk_pool import read_frames
 from .config import EmbeddingConfig
+from .extent import frames_of_entries
 from .keys import Keys
-from .page_table import buckets_of
-from .state import EMPTY_TABLE, NULL_FRAME, EmbeddingState
+from .page_table import NO_TABLE, buckets_of, read_keys
+from .state import NULL_FRAME, EmbeddingState
+from .utility import MAX_UTILITY, decode
 
 __all__ = ["check_invariants"]
 
@@ -22,93 +28,129 @@ def check_invariants(state: EmbeddingState, config: EmbeddingConfig) -> None:
     Raises:
       ValueError: naming the broken invariant and the first place.
     """
-    _check_frames(state, config)
-    _check_keys(state, config)
-    _check_utilities(state, config)
+    view = jax.device_get(_read(state, config))
+    _check_frames(state, view, config)
+    _check_keys(view, config)
+    _check_utilities(state, view, config)
+    if np.any(view.null_frame):
+        raise ValueError(f"the null frame must hold zeros, holds {view.null_frame}")
+
+
+class _View(NamedTuple):
+    """What a state says, decoded."""
+
+    keys: Keys  # u32[M]
+    tables: np.ndarray  # i32[M]
+    home: np.ndarray  # i32[M], the bucket each key belongs to
+    extent: np.ndarray  # [M]
+    start: np.ndarray  # i32[M]
+    frames: np.ndarray  # i32[M, K]
+    utility: np.ndarray  # f32[M, U]
+    null_frame: np.ndarray  # f32[1, C]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
+    pages, entries = state.pages, jnp.arange(config.num_entries, dtype=jnp.int32)
+    keys, tables = read_keys(pages, entries)
     null_frame = jnp.array([NULL_FRAME], jnp.int32)
-    values, _ = read_frames(state.pool, null_frame, config.chunk_dim)
-    if np.any(np.asarray(values)):
-        raise ValueError(f"the null frame must hold zeros, holds {values[0]}")
+    return _View(
+        keys=keys,
+        tables=tables,
+        home=buckets_of(keys, tables, config.num_buckets),
+        extent=pages.extent,
+        start=pages.start,
+        frames=frames_of_entries(pages, entries, config),
+        utility=decode(pages.utility).reshape(-1, config.num_utilities),
+        null_frame=read_frames(state.pool, null_frame, config.chunk_dim)[0],
+    )
 
 
-def _check_frames(state: EmbeddingState, config: EmbeddingConfig) -> None:
-    frames = np.asarray(state.pages.frames)
-    count = int(state.free.count)
-    if not 0 <= count < config.num_frames:
+def _check_frames(state: EmbeddingState, view: _View, config: EmbeddingConfig) -> None:
+    next_frame, idle = int(state.arena.next_frame), int(state.arena.idle)
+    if not NULL_FRAME < next_frame <= config.num_frames:
         raise ValueError(
-            f"the free list must hold 0 to {config.num_frames - 1} frames, got {count}"
+            f"next_frame must be in [1, {config.num_frames}], got {next_frame}"
         )
-    owned = frames[frames != NULL_FRAME]
-    places = np.concatenate([owned, np.asarray(state.free.frames)[:count]])
-    bad = places[(places <= NULL_FRAME) | (places >= config.num_frames)]
+    start, extent = view.start, view.extent
+    bad = (start == NULL_FRAME) != (extent == 0)
+    if np.any(bad):
+        entry = int(np.argmax(bad))
+        raise ValueError(
+            "an entry must have a run if and only if it has chunks; entry "
+            f"{entry} has start {start[entry]} and extent {extent[entry]}"
+        )
+    largest = config.num_chunks
+    if config.ranking == "chunks":
+        largest = (1 << config.num_chunks) - 1
+    if np.any(extent > largest):
+        entry = int(np.argmax(extent > largest))
+        raise ValueError(
+            f"extents must be at most {largest}, entry {entry} has {extent[entry]}"
+        )
+    owned = view.frames[view.frames != NULL_FRAME]
+    bad = owned[(owned < 0) | (owned >= next_frame)]
     if bad.size:
-        raise ValueError(f"frames must be in [1, {config.num_frames}), got {bad[0]}")
-    uses = np.bincount(places, minlength=config.num_frames)[1:]
-    if np.any(uses != 1):
-        frame = int(np.argmax(uses != 1)) + 1
+        raise ValueError(f"frames must be in [1, {next_frame}), got {bad[0]}")
+    uses = np.bincount(owned, minlength=next_frame)
+    if np.any(uses > 1):
+        frame = int(np.argmax(uses > 1))
         raise ValueError(
-            "every frame must have one owner or be free once; frame "
-            f"{frame} occurs {uses[frame - 1]} times"
+            f"every frame must have at most one owner; frame {frame} has {uses[frame]}"
+        )
+    num_idle = int(np.count_nonzero(uses[1:] == 0))
+    if num_idle != idle:
+        raise ValueError(
+            f"idle must count the frames without an owner, {num_idle}; got {idle}"
         )
 
 
-def _check_keys(state: EmbeddingState, config: EmbeddingConfig) -> None:
-    pages = state.pages
-    table = np.asarray(pages.table)
-    bad = (table < EMPTY_TABLE) | (table >= config.num_tables)
+def _check_keys(view: _View, config: EmbeddingConfig) -> None:
+    table = view.tables
+    bad = table >= config.num_tables
     if np.any(bad):
         entry = int(np.argmax(bad))
         raise ValueError(
             f"tables must be in [0, {config.num_tables}), entry {entry} "
             f"has {table[entry]}"
         )
-    tracked = table != EMPTY_TABLE
-    words = np.stack(
-        [np.asarray(pages.key_low), np.asarray(pages.key_high), table.view(np.uint32)],
-        axis=1,
-    )[tracked]
-    keys, counts = np.unique(words, axis=0, return_counts=True)
+    tracked = table != NO_TABLE
+    words = np.stack([*view.keys, table], axis=1)
+    distinct, counts = np.unique(words[tracked], axis=0, return_counts=True)
     if np.any(counts > 1):
-        low, high, owner = keys[np.argmax(counts)]
+        low, high, owner = distinct[np.argmax(counts)]
         raise ValueError(
             f"no key may be tracked twice; id words ({low}, {high}) of table "
             f"{owner} are"
         )
-    home = np.asarray(
-        buckets_of(Keys(pages.key_low, pages.key_high), pages.table, config.num_buckets)
-    )
-    astray = tracked & (home != np.arange(len(table)) // config.num_ways)
+    astray = tracked & (view.home != np.arange(len(table)) // config.num_ways)
     if np.any(astray):
         entry = int(np.argmax(astray))
         raise ValueError(
             f"a key must lie in the bucket it hashes to; entry {entry} belongs to "
-            f"bucket {home[entry]}"
+            f"bucket {view.home[entry]}"
         )
 
 
-def _check_utilities(state: EmbeddingState, config: EmbeddingConfig) -> None:
-    pages = state.pages
-    empty = np.repeat(np.asarray(pages.table) == EMPTY_TABLE, config.num_chunks)
-    frames, utility = np.asarray(pages.frames), np.asarray(pages.utility)
-    bad = empty & ((frames != NULL_FRAME) | (utility != 0))
-    if np.any(bad):
-        raise ValueError(
-            "an empty entry must own no frame and have no utility, chunk "
-            f"{int(np.argmax(bad))} has frame {frames[np.argmax(bad)]} and utility "
-            f"{utility[np.argmax(bad)]}"
-        )
-    bad = ~np.isfinite(utility) | (utility < 0)
-    if np.any(bad):
-        chunk = int(np.argmax(bad))
-        raise ValueError(
-            f"utilities must be finite and at least 0, chunk {chunk} has "
-            f"{utility[chunk]}"
-        )
-    last_step = np.asarray(pages.last_step)
-    latest = int(state.step) + 1
-    bad = (last_step < 0) | (last_step > latest)
+def _check_utilities(
+    state: EmbeddingState, view: _View, config: EmbeddingConfig
+) -> None:
+    utility, extent = view.utility, view.extent
+    bad = view.tables == NO_TABLE
+    bad &= (extent != 0) | (utility != 0).any(axis=1)
     if np.any(bad):
         entry = int(np.argmax(bad))
         raise ValueError(
-            f"last_step must be in [0, {latest}], entry {entry} has {last_step[entry]}"
+            "a free entry must have no chunk and no utility, entry "
+            f"{entry} has extent {extent[entry]} and utilities {utility[entry]}"
         )
+    bad = ~(utility <= 2 * MAX_UTILITY).all(axis=1)
+    if np.any(bad):
+        entry = int(np.argmax(bad))
+        raise ValueError(
+            f"utilities must be at most {MAX_UTILITY}, entry {entry} has "
+            f"{utility[entry]}"
+        )
+    decayed_at, step = int(state.decayed_at), int(state.step)
+    if not 0 <= decayed_at <= step:
+        raise ValueError(f"decayed_at must be in [0, {step}], got {decayed_at}")

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from .config import EmbeddingConfig
+from .extent import num_present
+from .page_table import NO_TABLE
 from .sparse_optim import SparseOptimizer
-from .state import EMPTY_TABLE, NULL_FRAME, EmbeddingState
+from .state import EmbeddingState
 
 __all__ = [
     "MemoryReport",
@@ -23,11 +25,10 @@ __all__ = [
 
 _COMPONENTS = (
     "keys",
-    "frame_numbers",
+    "runs",
     "utilities",
     "values",
     "slots",
-    "free_list",
     "other",
 )
 
@@ -54,13 +55,13 @@ class MemoryReport:
     """Bytes of an embedding state, by component.
 
     Attributes:
-      keys: id words, table numbers and last steps.
-      frame_numbers: where chunks are.
-      utilities: what chunks are worth.
+      keys: id words and table numbers.
+      runs: which chunks there are, and where.
+      utilities: what they are worth.
       values: the pool.
       slots: the optimizer's state.
-      free_list: free frames and their count.
-      other: step and seed.
+      other: scalars.
+      num_entries: keys that can be tracked; 0 for a method without a page table.
       dense_bytes: a dense table with the same optimizer; `None` if there is nothing
         to compare with.
       dense_values_bytes: the values of that table alone.
@@ -68,12 +69,12 @@ class MemoryReport:
     """
 
     keys: int = 0
-    frame_numbers: int = 0
+    runs: int = 0
     utilities: int = 0
     values: int = 0
     slots: int = 0
-    free_list: int = 0
     other: int = 0
+    num_entries: int = 0
     dense_bytes: int | None = None
     dense_values_bytes: int | None = None
     tables: tuple[TableUse, ...] = ()
@@ -87,6 +88,18 @@ class MemoryReport:
     def all_in_bytes(self) -> int:
         """Every array of the state, optimizer slots included."""
         return sum(self.components.values())
+
+    @property
+    def bytes_per_entry(self) -> float | None:
+        """What it takes to track a key, its values and slots not counted."""
+        if not self.num_entries:
+            return None
+        return (self.keys + self.runs + self.utilities) / self.num_entries
+
+    @property
+    def metadata_share(self) -> float:
+        """Share of the all-in bytes that holds neither values nor slots."""
+        return 1 - (self.values + self.slots) / self.all_in_bytes
 
     @property
     def all_in_ratio(self) -> float | None:
@@ -150,28 +163,25 @@ def count_arrays(tree: Any) -> int:
     )
 
 
-def count_bytes(state: EmbeddingState) -> MemoryReport:
+def count_bytes(state: EmbeddingState, config: EmbeddingConfig) -> MemoryReport:
     """Count a state, or what `jax.eval_shape` makes of one, by component."""
     pages = state.pages
     return MemoryReport(
-        keys=count_arrays(
-            (pages.key_low, pages.key_high, pages.table, pages.last_step)
-        ),
-        frame_numbers=count_arrays(pages.frames),
+        keys=count_arrays((pages.key_low, pages.key_high, pages.owner)),
+        runs=count_arrays((pages.extent, pages.start)),
         utilities=count_arrays(pages.utility),
         values=count_arrays(state.pool.values),
         slots=count_arrays(state.pool.slots),
-        free_list=count_arrays(state.free),
-        other=count_arrays((state.step, state.seed)),
+        other=count_arrays((state.step, state.decayed_at, state.seed, state.arena)),
+        num_entries=config.num_entries,
     )
 
 
 def table_uses(state: EmbeddingState, config: EmbeddingConfig) -> tuple[TableUse, ...]:
     """Count what each table holds, on the host."""
-    owners = np.asarray(state.pages.table)
-    lengths = np.asarray(state.pages.frames).reshape(-1, config.num_chunks)
-    lengths = np.count_nonzero(lengths != NULL_FRAME, axis=1)
-    tracked = owners != EMPTY_TABLE
+    owners = np.asarray(state.pages.owner).astype(np.int64) - 1
+    lengths = np.asarray(num_present(state.pages.extent, config))
+    tracked = owners != NO_TABLE
     entries = np.bincount(owners[tracked], minlength=config.num_tables)
     frames = np.bincount(owners[tracked], lengths[tracked], minlength=config.num_tables)
     return tuple(

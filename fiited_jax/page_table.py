@@ -15,31 +15,37 @@ from pallas_kernels import (
 )
 
 from .bidding import bid
+from .config import EmbeddingConfig
 from .keys import Keys, hash_words
-from .state import EMPTY_TABLE, NO_ENTRY, NULL_FRAME, PageTable
-from .utility import decay
+from .state import FREE_ENTRY, NO_ENTRY, NULL_FRAME, PageTable
+from .utility import decode
+
+NO_TABLE = -1  # the table of an entry that tracks no key
 
 __all__ = [
+    "NO_TABLE",
     "buckets_of",
     "init_page_table",
     "owns",
     "place",
     "probe",
+    "read_keys",
     "replace_entries",
-    "touch",
 ]
 
 
-def init_page_table(num_entries: int, num_chunks: int) -> PageTable:
-    """Return a table of M empty entries with K chunks each."""
+def init_page_table(config: EmbeddingConfig) -> PageTable:
+    """Return a table of M free entries."""
     # No two arrays may share a buffer: the state is donated as a whole.
+    size = config.num_entries
+    wide = config.id_bits > 32
     return PageTable(
-        key_low=jnp.zeros(num_entries, jnp.uint32),
-        key_high=jnp.zeros(num_entries, jnp.uint32),
-        table=jnp.full(num_entries, EMPTY_TABLE, jnp.int32),
-        last_step=jnp.zeros(num_entries, jnp.int32),
-        frames=jnp.full(num_entries * num_chunks, NULL_FRAME, jnp.int32),
-        utility=jnp.zeros(num_entries * num_chunks, jnp.float32),
+        key_low=jnp.zeros(size, jnp.uint32),
+        key_high=jnp.zeros(size, jnp.uint32) if wide else None,
+        owner=jnp.full(size, FREE_ENTRY, config.owner_dtype),
+        extent=jnp.zeros(size, config.extent_dtype),
+        start=jnp.full(size, NULL_FRAME, jnp.int32),
+        utility=jnp.zeros(size * config.num_utilities, jnp.uint16),
     )
 
 
@@ -47,6 +53,30 @@ def buckets_of(keys: Keys, tables: jax.Array, num_buckets: int) -> jax.Array:
     """Return the bucket each key may live in, `i32[N]`."""
     mixed = hash_words(keys.low, keys.high, tables)
     return (mixed % jnp.uint32(num_buckets)).astype(jnp.int32)
+
+
+def _words(pages: PageTable) -> tuple[jax.Array, ...]:
+    """The arrays that tell one key from another."""
+    high = () if pages.key_high is None else (pages.key_high,)
+    return (pages.key_low, pages.owner, *high)
+
+
+def _query(pages: PageTable, keys: Keys, tables: jax.Array) -> tuple[jax.Array, ...]:
+    """Keys in the form of `_words`."""
+    high = () if pages.key_high is None else (keys.high,)
+    return (keys.low, (tables + 1).astype(pages.owner.dtype), *high)
+
+
+def read_keys(pages: PageTable, entries: jax.Array) -> tuple[Keys, jax.Array]:
+    """Return the keys of entries in range, words `u32[n]` and tables `i32[n]`.
+
+    The table of a free entry is `NO_TABLE`.
+    """
+    low = pages.key_low[entries]
+    high = jnp.zeros_like(low)
+    if pages.key_high is not None:
+        high = pages.key_high[entries]
+    return Keys(low, high), pages.owner[entries].astype(jnp.int32) - 1
 
 
 def probe(
@@ -64,13 +94,9 @@ def probe(
     Returns:
       `i32[N]` entries, `NO_ENTRY` where the key is not tracked.
     """
-    buckets = buckets_of(keys, tables, pages.table.size // num_ways)
-    way = probe_page_table(
-        (pages.key_low, pages.key_high, pages.table),
-        (keys.low, keys.high, tables),
-        buckets,
-        num_ways,
-    )
+    buckets = buckets_of(keys, tables, pages.owner.size // num_ways)
+    query = _query(pages, keys, tables)
+    way = probe_page_table(_words(pages), query, buckets, num_ways)
     found = valid & (way != NO_WAY)
     return jnp.where(found, buckets * num_ways + way, NO_ENTRY)
 
@@ -80,60 +106,28 @@ def owns(
 ) -> jax.Array:
     """Tell whether entries still track the keys they were found for, `bool[N]`."""
     at = jnp.maximum(entries, 0)
-    return (
-        (entries != NO_ENTRY)
-        & (pages.key_low[at] == keys.low)
-        & (pages.key_high[at] == keys.high)
-        & (pages.table[at] == tables)
-    )
-
-
-def touch(
-    pages: PageTable, entries: jax.Array, now: jax.Array, half_life: float
-) -> PageTable:
-    """Bring the utilities of entries up to date, and mark the entries as in use.
-
-    Args:
-      pages: the page table.
-      entries: `i32[N]`, repeats allowed; `NO_ENTRY` is passed over.
-      now: `i32[]` the step to decay to.
-      half_life: steps in which a utility halves.
-
-    Returns:
-      The page table; `last_step` of the entries is `now`.
-    """
-    num_chunks = pages.utility.size // pages.table.size
-    steps = jnp.full((entries.size, 1), now, jnp.int32)
-    # Repeats write the same words, so their order does not matter.
-    last_step, before = exchange_windows(pages.last_step, entries, steps)
-    utility = gather_windows(pages.utility, entries, num_chunks)
-    utility = decay(utility, now - before, half_life)
-    return dataclasses.replace(
-        pages,
-        last_step=last_step,
-        utility=scatter_windows(pages.utility, entries, utility),
-    )
+    same = entries != NO_ENTRY
+    for word, wanted in zip(_words(pages), _query(pages, keys, tables), strict=True):
+        same &= word[at] == wanted
+    return same
 
 
 def _eviction_order(
-    pages: PageTable,
-    buckets: jax.Array,
-    now: jax.Array,
-    num_ways: int,
-    half_life: float,
+    pages: PageTable, buckets: jax.Array, in_use: jax.Array, num_ways: int
 ) -> jax.Array:
     """Rank the ways of each lane's bucket, lowest first: `f32[N, W]`.
 
-    Empty ways come first, then the lowest utility decayed to now; what was touched
-    now is never taken.
+    Free ways come first, then the lowest utility; what is in use is never taken.
     """
-    num_chunks = pages.utility.size // pages.table.size
-    utility = gather_windows(pages.utility, buckets, num_ways * num_chunks)
-    worth = jnp.max(utility.reshape(-1, num_ways, num_chunks), axis=-1)
-    last_step = gather_windows(pages.last_step, buckets, num_ways)
-    order = decay(worth, now - last_step, half_life)
-    is_empty = gather_windows(pages.table, buckets, num_ways) == EMPTY_TABLE
-    return jnp.where(is_empty, -1.0, jnp.where(last_step == now, jnp.inf, order))
+    # One byte per entry: the exact set, without a sort and without a field to clear.
+    marks = jnp.zeros(pages.owner.size, jnp.uint8)
+    marks = scatter_windows(marks, in_use, jnp.ones((in_use.size, 1), jnp.uint8))
+    is_used = gather_windows(marks, buckets, num_ways) > 0
+    per_entry = pages.utility.size // pages.owner.size
+    codes = gather_windows(pages.utility, buckets, num_ways * per_entry)
+    worth = decode(jnp.max(codes.reshape(-1, num_ways, per_entry), axis=-1))
+    is_free = gather_windows(pages.owner, buckets, num_ways) == FREE_ENTRY
+    return jnp.where(is_free, -1.0, jnp.where(is_used, jnp.inf, worth))
 
 
 def place(
@@ -141,32 +135,29 @@ def place(
     keys: Keys,
     tables: jax.Array,
     waiting: jax.Array,
-    now: jax.Array,
-    *,
+    in_use: jax.Array,
     num_ways: int,
-    half_life: float,
 ) -> tuple[jax.Array, jax.Array]:
     """Choose entries for keys that are not tracked; writes nothing.
 
-    As if lane by lane: a key takes an empty way of its bucket, else the way of lowest
-    utility that is not in use now (ties: the lowest way), else none.
+    As if lane by lane: a key takes a free way of its bucket, else the way of lowest
+    utility that is not in use (ties: the lowest way), else none.
 
     Args:
-      pages: the page table, entries in use touched.
+      pages: the page table.
       keys: words `u32[N]`.
       tables: `i32[N]`.
       waiting: `bool[N]` the lanes that want an entry; their keys are not tracked.
-      now: `i32[]` the step to which utilities are decayed.
+      in_use: `i32[n]` entries that may not be taken, `NO_ENTRY` for none.
       num_ways: W.
-      half_life: steps in which a utility halves.
 
     Returns:
       `i32[N]` entries, one per key, `NO_ENTRY` for lanes that got none; and
       `bool[N]`, true for the first lane of each key that got one.
     """
-    buckets = buckets_of(keys, tables, pages.table.size // num_ways)
+    buckets = buckets_of(keys, tables, pages.owner.size // num_ways)
     lanes = lax.iota(jnp.int32, tables.size)
-    order = _eviction_order(pages, buckets, now, num_ways, half_life)
+    order = _eviction_order(pages, buckets, in_use, num_ways)
     nowhere = jnp.full_like(lanes, NO_ENTRY)
 
     def lacking(entries: jax.Array, order: jax.Array) -> jax.Array:
@@ -205,8 +196,8 @@ def replace_entries(
     entries: jax.Array,
     keys: Keys,
     tables: jax.Array,
-    frames: jax.Array,
-    now: jax.Array,
+    start: jax.Array,
+    extent: jax.Array,
 ) -> tuple[PageTable, Keys, jax.Array]:
     """Make entries track other keys, with no utility yet.
 
@@ -215,26 +206,32 @@ def replace_entries(
       entries: `i32[N]` distinct; `NO_ENTRY` writes nothing.
       keys: words `u32[N]`.
       tables: `i32[N]`.
-      frames: `i32[N, K]`.
-      now: `i32[]` the step that this batch takes.
+      start: `i32[N]` first frames of their runs.
+      extent: `[N]` which chunks have a frame.
 
     Returns:
       The page table, updated; and the keys that the entries tracked before, with
-      their tables `i32[N]`, `EMPTY_TABLE` for none. Where nothing is written they
-      mean nothing.
+      their tables `i32[N]`, `NO_TABLE` for none. Where nothing is written they mean
+      nothing.
     """
-    steps = jnp.full((entries.size, 1), now, jnp.int32)
+    owner = (tables + 1).astype(pages.owner.dtype)
     key_low, old_low = exchange_windows(pages.key_low, entries, keys.low[:, None])
-    key_high, old_high = exchange_windows(pages.key_high, entries, keys.high[:, None])
-    table, old_table = exchange_windows(pages.table, entries, tables[:, None])
-    new_pages = PageTable(
+    key_high, old_high = None, jnp.zeros_like(old_low)
+    if pages.key_high is not None:
+        key_high, old_high = exchange_windows(
+            pages.key_high, entries, keys.high[:, None]
+        )
+    new_owner, old_owner = exchange_windows(pages.owner, entries, owner[:, None])
+    per_entry = pages.utility.size // pages.owner.size
+    no_utility = jnp.zeros((entries.size, per_entry), jnp.uint16)
+    new_pages = dataclasses.replace(
+        pages,
         key_low=key_low,
         key_high=key_high,
-        table=table,
-        last_step=scatter_windows(pages.last_step, entries, steps),
-        frames=scatter_windows(pages.frames, entries, frames),
-        utility=scatter_windows(
-            pages.utility, entries, jnp.zeros(frames.shape, jnp.float32)
-        ),
+        owner=new_owner,
+        extent=scatter_windows(pages.extent, entries, extent[:, None]),
+        start=scatter_windows(pages.start, entries, start[:, None]),
+        utility=scatter_windows(pages.utility, entries, no_utility),
     )
-    return new_pages, Keys(old_low[:, 0], old_high[:, 0]), old_table[:, 0]
+    old_keys = Keys(old_low[:, 0], old_high[:, 0])
+    return new_pages, old_keys, old_owner[:, 0].astype(jnp.int32) - 1

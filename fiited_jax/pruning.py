@@ -7,26 +7,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .chunk_pool import initial_values, pop_frames, push_frames, refresh_owned
+from .admission import frames_used
 from .config import EmbeddingConfig
-from .keys import Keys
+from .extent import extent_of, num_present, present_chunks
+from .relocation import plan_layout, relocate
 from .sparse_optim import SparseOptimizer
-from .state import EMPTY_TABLE, NULL_FRAME, ChunkPool, EmbeddingState
-from .utility import decay, select_top
+from .state import FREE_ENTRY, EmbeddingState, FrameArena, PageTable
+from .utility import decay_factor, decode, encode, rounding_salt, select_top
 
 __all__ = ["PruneInfo", "prune_step"]
-
-_NO_OWNER = -1
 
 
 class PruneInfo(NamedTuple):
     """What a prune step did; scalars.
 
     Attributes:
-      threshold: `f32[]` the utility that all chosen chunks reach, moved or not.
+      threshold: `f32[]` the priority that all chosen chunks reach, moved or not.
       freed: `i32[]` chunks that lost their frame.
       granted: `i32[]` chunks that got one.
-      moved_share: `f32[]` the larger of both, as asked for, over the target.
+      moved_share: `f32[]` the larger of both, as asked for, and of the idle frames,
+        over the target.
       moved: `bool[]` false if everything stayed in place, by hysteresis or because
         nothing had to move.
       frames_used: `i32[]` frames owned by chunks afterwards.
@@ -43,65 +43,56 @@ class PruneInfo(NamedTuple):
 def prune_step(
     state: EmbeddingState, config: EmbeddingConfig, optimizer: SparseOptimizer
 ) -> tuple[EmbeddingState, PruneInfo]:
-    """Give the frames to the chunks of highest utility; see `EmbeddingStore`."""
-    pages = state.pages
-    tracked = jnp.repeat(pages.table != EMPTY_TABLE, config.num_chunks)
-    age = jnp.repeat(state.step - pages.last_step, config.num_chunks)
-    utility = decay(pages.utility, age, config.half_life)
-    owned = pages.frames != NULL_FRAME
-    # A chunk of no utility may keep a spare frame but is never given one.
-    candidate = tracked & (owned | (utility > 0))
-    chosen, threshold = select_top(utility, candidate, config.target_frames)
-    losers, winners = owned & ~chosen, chosen & ~owned
-    asked = jnp.maximum(jnp.sum(losers), jnp.sum(winners))
-    moved_share = asked.astype(jnp.float32) / config.target_frames
-    # Masks and no `lax.cond`: a branch over the state would copy the state.
-    moves = moved_share >= config.hysteresis
-    losers, winners = losers & moves, winners & moves
+    """Give the frames to the chunks of highest priority; see `EmbeddingStore`."""
+    pages, target = state.pages, config.target_frames
+    chosen, threshold = _choose(pages, config)
+    extent = extent_of(chosen, config)
+    kept = extent_of(chosen & present_chunks(pages.extent, config), config)
+    num_kept = jnp.sum(num_present(kept, config))
+    lost = frames_used(state.arena) - num_kept
+    won = jnp.sum(num_present(extent, config)) - num_kept
+    asked = jnp.maximum(jnp.maximum(lost, won), state.arena.idle)
+    moved_share = asked.astype(jnp.float32) / target
+    moves = (asked > 0) & (moved_share >= config.hysteresis)
 
-    free = push_frames(state.free, jnp.where(losers, pages.frames, NULL_FRAME))
-    free, granted = pop_frames(free, winners)
-    frames = jnp.where(losers, NULL_FRAME, jnp.where(winners, granted, pages.frames))
-    new_state = dataclasses.replace(
-        state,
-        pages=dataclasses.replace(pages, frames=frames),
-        pool=_refresh(state, granted, config, optimizer),
-        free=free,
+    layout = plan_layout(pages, extent, config)
+    pool = relocate(state.pool, pages, layout, state.seed, config, optimizer, moves)
+    arena = FrameArena(
+        next_frame=jnp.where(moves, layout.next_frame, state.arena.next_frame),
+        idle=jnp.where(moves, 0, state.arena.idle),
     )
-    num_freed, num_granted = jnp.sum(losers), jnp.sum(winners)
+    decay = decay_factor(state.step - state.decayed_at, config.half_life)
+    new_pages = dataclasses.replace(
+        pages,
+        extent=jnp.where(moves, extent, pages.extent),
+        start=jnp.where(moves, layout.start, pages.start),
+        utility=_decayed(pages.utility, decay, state.step),
+    )
+    new_state = dataclasses.replace(
+        state, decayed_at=state.step, pages=new_pages, pool=pool, arena=arena
+    )
     info = PruneInfo(
-        threshold=threshold,
-        freed=num_freed,
-        granted=num_granted,
+        threshold=threshold * decay,
+        freed=jnp.where(moves, lost, 0),
+        granted=jnp.where(moves, won, 0),
         moved_share=moved_share,
-        moved=num_freed + num_granted > 0,
-        frames_used=config.num_frames - 1 - free.count,
+        moved=moves,
+        frames_used=frames_used(arena),
     )
     return new_state, info
 
 
-def _refresh(
-    state: EmbeddingState,
-    granted: jax.Array,
-    config: EmbeddingConfig,
-    optimizer: SparseOptimizer,
-) -> ChunkPool:
-    """Make granted frames as fresh; `granted` is `i32[M * K]`, mostly `NULL_FRAME`.
+def _choose(pages: PageTable, config: EmbeddingConfig) -> tuple[jax.Array, jax.Array]:
+    """Choose the chunks that shall have a frame, `bool[M, K]`, and the threshold."""
+    utility = decode(pages.utility).reshape(-1, config.num_utilities)
+    is_tracked = (pages.owner != FREE_ENTRY)[:, None]
+    # A chunk of no utility may keep a spare frame but is never given one.
+    is_candidate = is_tracked & (present_chunks(pages.extent, config) | (utility > 0))
+    weights = jnp.asarray(config.chunk_weights, jnp.float32)
+    return select_top(utility, weights, is_candidate, config.target_frames)
 
-    The few winners are found from the frames' side: windows of values for every
-    chunk of the page table would be many times the pool.
-    """
-    num_frames = state.pool.values.size // config.chunk_dim
-    at = jnp.where(granted == NULL_FRAME, num_frames, granted)
-    chunks = lax.iota(jnp.int32, granted.size)
-    owners = jnp.full(num_frames, _NO_OWNER, jnp.int32).at[at].set(chunks, mode="drop")
-    entries = jnp.maximum(owners, 0) // config.num_chunks
-    values = initial_values(
-        state.seed,
-        Keys(state.pages.key_low[entries], state.pages.key_high[entries]),
-        state.pages.table[entries],
-        jnp.maximum(owners, 0) % config.num_chunks,
-        config.chunk_dim,
-        config.initial_scale,
-    )
-    return refresh_owned(state.pool, owners != _NO_OWNER, values, optimizer)
+
+def _decayed(codes: jax.Array, factor: jax.Array, step: jax.Array) -> jax.Array:
+    """Scale all utilities, `u16[M * U]`."""
+    salt = rounding_salt(step, lax.iota(jnp.int32, codes.size))
+    return encode(decode(codes) * factor, salt)

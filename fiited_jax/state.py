@@ -1,8 +1,9 @@
 """The state of a store: a pytree of arrays, and nothing else.
 
 Shapes: M page-table entries, W ways, K chunks per vector, C chunk width, P pool
-frames. Every array is flat or made of lines, so that no backend pads or relayouts it;
-`pallas_kernels.gather_windows` reads the window of one entry or frame.
+frames; U utilities per entry, K when every chunk is ranked by itself, 1 when vectors
+are ranked by length. Every array is flat or made of lines, so that no backend pads or
+relayouts it; `pallas_kernels.gather_windows` reads the window of one entry or frame.
 """
 
 import dataclasses
@@ -13,16 +14,16 @@ import jax
 from pallas_kernels import NULL_FRAME as NULL_FRAME
 
 __all__ = [
-    "EMPTY_TABLE",
+    "FREE_ENTRY",
     "NO_ENTRY",
     "NULL_FRAME",
     "ChunkPool",
     "EmbeddingState",
-    "FreeList",
+    "FrameArena",
     "PageTable",
 ]
 
-EMPTY_TABLE = -1  # the table number of an entry that tracks no key
+FREE_ENTRY = 0  # the owner of an entry that tracks no key
 NO_ENTRY = -1  # the entry of an id that is not tracked
 
 
@@ -31,24 +32,28 @@ NO_ENTRY = -1  # the entry of an id that is not tracked
 class PageTable:
     """Which keys are tracked, where their chunks are and what they are worth.
 
-    Entry e belongs to bucket e // W, and its key hashes to that bucket.
+    Entry e belongs to bucket e // W, and its key hashes to that bucket. The chunks of
+    an entry lie in consecutive frames, a *run*: its start and which chunks there are
+    tell the frame of each, so no frame numbers are stored. With `ranking="lengths"` and
+    32-bit ids an entry takes 12 bytes at any K.
 
     Attributes:
       key_low: low word of the id.
-      key_high: high word of the id.
-      table: table number, `EMPTY_TABLE` if the entry is free.
-      last_step: step to which `utility` is decayed: the one that took the key's
-        last batch, `EmbeddingState.step` + 1 while that batch is under way.
-      frames: frame of each chunk, `NULL_FRAME` if it is pruned.
-      utility: worth of each chunk at `last_step`, finite and at least 0.
+      key_high: high word of the id; `None` with 32-bit ids.
+      owner: table number plus 1, `FREE_ENTRY` if no key is tracked.
+      extent: which chunks have a frame: how many, the first ones, if vectors are
+        ranked by length; else a bit for each.
+      start: first frame of the run, `NULL_FRAME` if there is none.
+      utility: worth of the entry or of each chunk at `EmbeddingState.decayed_at`, coded
+        by `fiited_jax.utility.encode`.
     """
 
     key_low: jax.Array  # u32[M]
-    key_high: jax.Array  # u32[M]
-    table: jax.Array  # i32[M]
-    last_step: jax.Array  # i32[M]
-    frames: jax.Array  # i32[M * K]
-    utility: jax.Array  # f32[M * K]
+    key_high: jax.Array | None  # u32[M]
+    owner: jax.Array  # u8[M] or u16[M]
+    extent: jax.Array  # u8[M], u16[M] or u32[M]
+    start: jax.Array  # i32[M]
+    utility: jax.Array  # u16[M * U]
 
 
 @jax.tree_util.register_dataclass
@@ -67,16 +72,19 @@ class ChunkPool:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FreeList:
-    """A stack of the frames that no chunk owns.
+class FrameArena:
+    """How far the frames are handed out; they are taken in order, in runs.
+
+    Frames of an evicted key that its successor does not take over are idle until
+    the next prune step closes the gaps.
 
     Attributes:
-      frames: the stack; elements from `count` on mean nothing.
-      count: its height.
+      next_frame: the first frame that was never handed out since.
+      idle: frames before it that no chunk owns, the null frame not counted.
     """
 
-    frames: jax.Array  # i32[P]
-    count: jax.Array  # i32[]
+    next_frame: jax.Array  # i32[]
+    idle: jax.Array  # i32[]
 
 
 @jax.tree_util.register_dataclass
@@ -86,22 +94,24 @@ class EmbeddingState:
 
     Attributes:
       step: optimizer updates so far.
+      decayed_at: the step to which all utilities are decayed.
       seed: drives the initial values.
       pages: the page table.
       pool: the chunk pool.
-      free: the free frames.
+      arena: the frames handed out.
 
     Invariants, see `fiited_jax.invariants.check_invariants`:
-      1. every frame but the null frame is owned by exactly one chunk of a tracked
-         key, or is on the free list once;
+      1. runs of tracked keys lie in `[1, next_frame)` and do not overlap; frames there
+        that are in no run are counted by `idle`;
       2. no key is tracked twice, and each lies in the bucket it hashes to;
-      3. an empty entry owns no frame and has no utility;
-      4. utilities are finite and at least 0, `last_step` is at most `step + 1`;
+      3. a free entry has no run and no utility;
+      4. `decayed_at` is at most `step`;
       5. the null frame holds zeros.
     """
 
     step: jax.Array  # i32[]
+    decayed_at: jax.Array  # i32[]
     seed: jax.Array  # u32[2]
     pages: PageTable
     pool: ChunkPool
-    free: FreeList
+    arena: FrameArena

@@ -11,15 +11,16 @@ from pallas_kernels import gather_chunks
 
 from . import admission, invariants, memory, pruning, update
 from .admission import AdmitInfo
-from .chunk_pool import init_free_list, init_pool
+from .chunk_pool import init_pool
 from .config import EmbeddingConfig
+from .extent import frames_of_entries
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys, canonicalize_ids, canonicalize_tables
 from .memory import MemoryReport
 from .page_table import init_page_table, probe
 from .pruning import PruneInfo
 from .sparse_optim import SparseOptimizer
-from .state import EmbeddingState
+from .state import NULL_FRAME, EmbeddingState, FrameArena
 from .update import ApplyInfo
 
 __all__ = ["EmbeddingStore", "predict_memory"]
@@ -55,7 +56,8 @@ class EmbeddingStore:
     References:
       Luo et al., "Fine-grained embedding dimension optimization during training for
       recommender systems", arXiv:2401.04408. Deviations: the page table is hashed
-      and bounded, decay is lazy, all sizes are fixed at `init`.
+      and bounded, an entry names a run of frames and not each of them, vectors are
+      ranked by length unless `ranking="chunks"`, all sizes are fixed at `init`.
     """
 
     config: EmbeddingConfig
@@ -89,10 +91,11 @@ class EmbeddingStore:
         config = self.config
         return EmbeddingState(
             step=jnp.int32(0),
+            decayed_at=jnp.int32(0),
             seed=jax.random.bits(key, (2,), jnp.uint32),
-            pages=init_page_table(config.num_entries, config.num_chunks),
+            pages=init_page_table(config),
             pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
-            free=init_free_list(config.num_frames),
+            arena=FrameArena(next_frame=jnp.int32(NULL_FRAME + 1), idle=jnp.int32(0)),
         )
 
     def admit(
@@ -100,10 +103,10 @@ class EmbeddingStore:
     ) -> tuple[EmbeddingState, Handle, AdmitInfo]:
         """Find ids, and give new ones an entry and `initial_chunks` frames.
 
-        A new key takes an empty way of its bucket, else evicts the entry of lowest
-        utility that is not in use, else gets none: it then reads zeros and counts as
-        failed. In use are the keys of this batch, and of earlier ones that have been
-        admitted since the last update.
+        A new key takes a free way of its bucket, else evicts the entry of lowest
+        utility that this batch does not use, else gets none: it then reads zeros and
+        counts as failed. So give all ids of a step to one call: a later one may evict
+        what an earlier one has admitted.
 
         Args:
           state: the store's state; donate it.
@@ -143,7 +146,7 @@ class EmbeddingStore:
             lookups.valid,
             self.config.num_ways,
         )
-        return make_handle(state.pages, lookups, entries)
+        return make_handle(lookups, entries)
 
     def gather(self, state: EmbeddingState, handle: Handle) -> jax.Array:
         """Read the vectors of a batch, un-pooled.
@@ -157,7 +160,8 @@ class EmbeddingStore:
         """
         self._check_state(state)
         self._check_handle(handle)
-        chunks = gather_chunks(state.pool.values, handle.frames, self.config.chunk_dim)
+        frames = frames_of_entries(state.pages, handle.entries, self.config)
+        chunks = gather_chunks(state.pool.values, frames, self.config.chunk_dim)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
     def lookup(
@@ -222,11 +226,12 @@ class EmbeddingStore:
     def prune_step(self, state: EmbeddingState) -> tuple[EmbeddingState, PruneInfo]:
         """Give the frames to the chunks of highest utility, between updates.
 
-        All chunks of all tables compete: utilities are decayed to now, the best
+        All chunks of all tables compete by the priorities of `config.ranking`: the best
         `config.target_frames` are chosen exactly (ties go to lower indices), the
         others lose their frames, and chosen chunks without a frame get one, fresh in
-        values and optimizer state. If less than `config.hysteresis` of the target
-        would change owner, nothing moves.
+        values and optimizer state. Runs of frames move, in place, so that none are
+        idle. If less than `config.hysteresis` of the target would change, nothing
+        moves. Utilities are decayed to now in any case.
 
         Args:
           state: the store's state; donate it. Handles of it go stale.
@@ -270,7 +275,8 @@ class EmbeddingStore:
         """
         self._check_state(state)
         report = dataclasses.replace(
-            memory.count_bytes(state), tables=memory.table_uses(state, self.config)
+            memory.count_bytes(state, self.config),
+            tables=memory.table_uses(state, self.config),
         )
         return self._against_dense(report, num_ids)
 
@@ -313,12 +319,6 @@ class EmbeddingStore:
     def _check_handle(self, handle: Handle) -> None:
         if not isinstance(handle, Handle):
             raise TypeError(f"handle must be a Handle, got {type(handle).__name__}")
-        wanted = (*handle.mask.shape, self.config.num_chunks)
-        if handle.frames.shape != wanted:
-            raise ValueError(
-                f"handle must be one that this store has made, with frames of shape "
-                f"{wanted}; got {handle.frames.shape}"
-            )
 
     def _against_dense(self, report: MemoryReport, num_ids: int | None) -> MemoryReport:
         if num_ids is None:
@@ -328,6 +328,8 @@ class EmbeddingStore:
     def _lookups(self, ids: Ids, tables: Tables) -> Lookups:
         keys, mask = canonicalize_ids(ids)
         wide, in_range = canonicalize_tables(tables, mask.shape, self.config.num_tables)
+        if self.config.id_bits == 32:
+            in_range &= keys.high == 0
         flat = Keys(*(jnp.reshape(word, -1) for word in keys))
         return Lookups(flat, wide.reshape(-1), (mask & in_range).reshape(-1), mask)
 
@@ -359,4 +361,6 @@ def predict_memory(
     True
     """
     store = EmbeddingStore(config, optimizer)
-    return store._against_dense(memory.count_bytes(_state_shapes(store)), num_ids)
+    return store._against_dense(
+        memory.count_bytes(_state_shapes(store), config), num_ids
+    )

@@ -5,26 +5,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from pallas_kernels import (
-    exchange_windows,
-    gather_chunks,
-    gather_windows,
-    scatter_windows,
-)
+from pallas_kernels import gather_chunks, gather_windows, scatter_windows
 
 from .bidding import find_leaders
 from .chunk_pool import update_frames
 from .config import EmbeddingConfig
+from .extent import frames_of_entries
 from .handle import Handle
 from .keys import Keys
 from .page_table import owns
 from .scorers import ScoreStats
 from .sparse_optim import SparseOptimizer
 from .state import NO_ENTRY, NULL_FRAME, EmbeddingState
-from .utility import accumulate, decay
+from .utility import (
+    accumulate,
+    decode,
+    encode,
+    growth_factor,
+    rounding_salt,
+)
 
-__all__ = ["ApplyInfo", "apply_gradients", "sum_duplicates"]
+__all__ = ["ApplyInfo", "apply_gradients", "norms", "sum_duplicates"]
 
 
 class ApplyInfo(NamedTuple):
@@ -32,8 +35,8 @@ class ApplyInfo(NamedTuple):
 
     Attributes:
       updated: `i32[]` chunks whose values were stepped.
-      stale: `i32[]` lookups of which something was dropped because their entry or a
-        frame has changed owner since the handle was made.
+      stale: `i32[]` lookups that were dropped because their entry has changed owner
+        since the handle was made.
       non_finite: `i32[]` chunks left alone because the norm of their summed gradient,
         their new values or their new slots are not finite.
     """
@@ -58,82 +61,80 @@ def apply_gradients(
 
     # The handle may be older than the state: what changed owner is left alone.
     is_owned = owns(pages, entries, keys, tables)
-    frames = gather_windows(pages.frames, entries, num_chunks)
-    is_same = is_owned[:, None] & (frames == handle.frames.reshape(frames.shape))
-    stale = (entries != NO_ENTRY) & ~jnp.all(is_same, axis=-1)
+    frames = frames_of_entries(pages, entries, config)
 
     # One lane per key, the leader, carries the sum of its duplicates.
     leaders = find_leaders(entries, is_owned)
     leads = leaders == jnp.arange(num_lanes)
     grads = jnp.reshape(vector_grads, (num_lanes, num_chunks, config.chunk_dim))
-    summed, norm = sum_duplicates(leaders, grads)
-    is_finite = jnp.isfinite(norm)
-    live = leads[:, None] & is_same
-    steps = live & is_finite & (frames != NULL_FRAME)
+    summed = sum_duplicates(leaders, grads.astype(jnp.float32))
+    is_finite = jnp.isfinite(norms(summed))
+    steps = leads[:, None] & is_finite & (frames != NULL_FRAME)
     stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
 
     values = gather_chunks(state.pool.values, stepped, config.chunk_dim)
     pool, is_sound = update_frames(
         state.pool, stepped, summed.reshape(-1, config.chunk_dim), optimizer
     )
-    is_spoilt = live & ~(is_finite & is_sound.reshape(steps.shape))
+    is_spoilt = leads[:, None] & ~(is_finite & is_sound.reshape(steps.shape))
+
+    # A row of statistics per utility: of a chunk, or of the whole vector.
+    rows = (num_lanes, config.num_utilities)
+    parts = (*rows, -1)
     stats = ScoreStats(
-        count=_sum_to(leaders, jnp.ones((num_lanes, num_chunks), jnp.float32)),
-        grad_norm=norm,
-        sum_of_norms=_sum_to(leaders, _norm(grads.astype(jnp.float32))),
-        value_dot_grad=jnp.sum(values.reshape(summed.shape) * summed, axis=-1),
-        table=jnp.broadcast_to(tables[:, None], frames.shape),
+        count=sum_duplicates(leaders, jnp.ones(rows, jnp.float32)),
+        grad_norm=norms(summed.reshape(parts)),
+        sum_of_norms=sum_duplicates(
+            leaders, norms(grads.astype(jnp.float32).reshape(parts))
+        ),
+        value_dot_grad=jnp.sum(
+            (values.reshape(summed.shape) * summed).reshape(parts), axis=-1
+        ),
+        table=jnp.broadcast_to(tables[:, None], rows),
     )
+    scores = leads[:, None] & ~jnp.any(is_spoilt.reshape(parts), axis=-1)
     scored = jnp.where(leads, entries, NO_ENTRY)
-    now = jnp.full((num_lanes, 1), step, jnp.int32)
-    last_step, last = exchange_windows(pages.last_step, scored, now)
-    before = gather_windows(pages.utility, scored, num_chunks)
-    before = decay(before, step - last, config.half_life)
-    after = accumulate(before, _score(config, stats))
-    utility = jnp.where(live & ~is_spoilt, after, before)
+    codes = gather_windows(pages.utility, scored, config.num_utilities)
+    growth = growth_factor(step - state.decayed_at, config.half_life)
+    utility = accumulate(decode(codes), _score(config, stats), growth)
+    number = lax.broadcasted_iota(jnp.int32, rows, 1)
+    salt = rounding_salt(step, scored[:, None] * config.num_utilities + number)
+    codes = jnp.where(scores, encode(utility, salt), codes)
     new_pages = dataclasses.replace(
-        pages,
-        last_step=last_step,
-        utility=scatter_windows(pages.utility, scored, utility),
+        pages, utility=scatter_windows(pages.utility, scored, codes)
     )
     info = ApplyInfo(
         updated=jnp.sum(steps & ~is_spoilt),
-        stale=jnp.sum(stale),
+        stale=jnp.sum((entries != NO_ENTRY) & ~is_owned),
         non_finite=jnp.sum(is_spoilt),
     )
     new_state = dataclasses.replace(state, step=step, pages=new_pages, pool=pool)
     return new_state, info
 
 
-def sum_duplicates(leaders: jax.Array, grads: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sum the gradients of duplicates into their leader's row.
+def sum_duplicates(leaders: jax.Array, terms: jax.Array) -> jax.Array:
+    """Sum the terms of duplicates into their leader's row.
 
     Args:
       leaders: `i32[N]` from `bidding.find_leaders`.
-      grads: `[N, K, C]`.
+      terms: `f32[N, ...]`.
 
     Returns:
-      `f32[N, K, C]` the sums, zeros in rows that lead nothing; and `f32[N, K]` their
-      norms.
+      `f32[N, ...]` the sums, zeros in rows that lead nothing.
     """
-    summed = _sum_to(leaders, grads.astype(jnp.float32))
-    return summed, _norm(summed)
-
-
-def _sum_to(leaders: jax.Array, terms: jax.Array) -> jax.Array:
-    """Sum the terms of duplicates into their leader's row; other rows are 0."""
     return jnp.zeros_like(terms).at[leaders].add(terms, mode="drop")
 
 
-def _norm(grads: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(grads), axis=-1))
+def norms(vectors: jax.Array) -> jax.Array:
+    """Return the L2 norms over the last axis."""
+    return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1))
 
 
 def _score(config: EmbeddingConfig, stats: ScoreStats) -> jax.Array:
     score = jnp.asarray(config.scorer(stats))
     if score.shape != stats.count.shape:
         raise ValueError(
-            f"scorer must return one score per chunk, shape {stats.count.shape}; "
-            f"got {score.shape}"
+            "scorer must return one score per row of its statistics, shape "
+            f"{stats.count.shape}; got {score.shape}"
         )
     return score.astype(jnp.float32)

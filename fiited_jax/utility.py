@@ -1,71 +1,129 @@
-"""Utilities: how they decay, how they grow, and which chunks are worth a frame."""
+"""Utilities: how they are coded, how they grow and fade, and which chunks win.
+
+All utilities of a state are decayed to the same step, so they compare as they are.
+Instead of fading with every step, what a batch adds is worth more the later it comes;
+`prune_step` scales everything back.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["MAX_UTILITY", "accumulate", "decay", "select_top"]
+from .keys import hash_words
 
-MAX_UTILITY = 1e30  # keeps sums and decay finite
+__all__ = [
+    "MAX_UTILITY",
+    "accumulate",
+    "decay_factor",
+    "decode",
+    "encode",
+    "growth_factor",
+    "rounding_salt",
+    "select_top",
+]
+
+MAX_UTILITY = 1e30  # keeps sums and factors finite
+# Without prune steps what is new may not outgrow float32: no decay beyond this.
+_MAX_HALVINGS = 64.0
+# A non-negative float32 without its sign bit and its 15 lowest bits of mantissa.
+_DROPPED_BITS = 15
 
 
-def decay(utility: jax.Array, age: jax.Array, half_life: float) -> jax.Array:
-    """Decay utilities by their age.
+def decode(code: jax.Array) -> jax.Array:
+    """Return the utilities of codes `u16[...]`, `f32[...]`."""
+    bits = code.astype(jnp.uint32) << _DROPPED_BITS
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
+def encode(utility: jax.Array, salt: jax.Array) -> jax.Array:
+    """Round utilities to 16 bits: 8 of exponent, 8 of mantissa.
+
+    Rounding is stochastic, so that many small scores add up to what they should, and
+    is decided by `salt` alone.
 
     Args:
-      utility: `f32[...]`.
-      age: `i32[...]` steps since they were last brought up to date; negative is 0.
-      half_life: steps in which a utility halves.
+      utility: `f32[...]`, at least 0 and finite.
+      salt: `u32[...]` hashes.
 
     Returns:
-      `f32[...]`, `utility * 2 ** (-age / half_life)`.
+      `u16[...]`; codes order as utilities do.
+
+    >>> decode(encode(jnp.float32([0.0, 1.0, 3.0]), jnp.uint32([7, 8, 9])))
+    Array([0., 1., 3.], dtype=float32)
+    """
+    bits = lax.bitcast_convert_type(utility, jnp.uint32)
+    noise = salt >> (32 - _DROPPED_BITS)
+    return ((bits + noise) >> _DROPPED_BITS).astype(jnp.uint16)
+
+
+def decay_factor(steps: jax.Array, half_life: float) -> jax.Array:
+    """Return what `steps` steps leave of a utility, `2 ** (-steps / half_life)`.
+
+    At most 64 half-lives are counted between prune steps.
 
     References:
-      The gamma of arXiv:2401.04408, as a half-life; applied lazily, when a utility
-      is read, instead of to every chunk in every step.
+      The gamma of arXiv:2401.04408, as a half-life.
     """
-    steps = jnp.maximum(age, 0).astype(jnp.float32)
-    return utility * jnp.exp2(steps * (-1.0 / half_life))
+    return jnp.exp2(-_halvings(steps, half_life))
 
 
-def accumulate(utility: jax.Array, score: jax.Array) -> jax.Array:
-    """Add what a batch scored to decayed utilities.
+def growth_factor(steps: jax.Array, half_life: float) -> jax.Array:
+    """Return the inverse of `decay_factor`: what a score of `steps` later is worth."""
+    return jnp.exp2(_halvings(steps, half_life))
+
+
+def _halvings(steps: jax.Array, half_life: float) -> jax.Array:
+    return jnp.minimum(steps.astype(jnp.float32) * (1.0 / half_life), _MAX_HALVINGS)
+
+
+def accumulate(utility: jax.Array, score: jax.Array, growth: jax.Array) -> jax.Array:
+    """Add what a batch scored.
 
     Args:
-      utility: `f32[N, K]`, decayed to now.
-      score: `f32[N, K]` from a scorer; negative scores and those that are not finite
+      utility: `f32[N, U]`.
+      score: `f32[N, U]` from a scorer; negative scores and those that are not finite
         count as 0.
+      growth: `f32[]` from `growth_factor`.
 
     Returns:
-      `f32[N, K]`, at most `MAX_UTILITY`.
+      `f32[N, U]`, at most `MAX_UTILITY`.
     """
     gain = jnp.where((score > 0) & jnp.isfinite(score), score, 0.0)
-    return jnp.minimum(utility + gain, MAX_UTILITY)
+    return jnp.minimum(utility + jnp.minimum(gain, MAX_UTILITY) * growth, MAX_UTILITY)
+
+
+def rounding_salt(step: jax.Array, indices: jax.Array) -> jax.Array:
+    """Return the salts for `encode`, one per utility, `u32[...]`."""
+    return hash_words(step.astype(jnp.uint32), indices.astype(jnp.uint32))
 
 
 def select_top(
-    utility: jax.Array, candidate: jax.Array, target: int
+    utility: jax.Array, weights: jax.Array, candidate: jax.Array, target: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Choose the `target` candidates of highest utility; ties go to lower indices.
+    """Choose the `target` candidates of highest priority; ties go to lower indices.
 
-    Exact, and without a sort: non-negative floats order as their bits do, so the
-    threshold is found bit by bit, and the cut among equals likewise. Each pass needs
-    nothing but a count, which a sharded pool can sum over devices.
+    The priority of element (i, j) is `utility[i, j] * weights[j]`. Exact, and without
+    a sort: non-negative floats order as their bits do, so the threshold is found bit
+    by bit. Each pass needs nothing but a count, which a sharded pool can sum over
+    devices.
 
     Args:
-      utility: `f32[n]`, at least 0.
-      candidate: `bool[n]`, which elements may be chosen.
+      utility: `f32[M, K]` or `f32[M, 1]`, at least 0.
+      weights: `f32[K]`, positive.
+      candidate: `bool[M, K]`, which elements may be chosen.
       target: how many to choose; fewer are chosen only if fewer are candidates.
 
     Returns:
-      `bool[n]` the chosen ones, and `f32[]` the utility that all of them reach.
+      `bool[M, K]` the chosen ones, and `f32[]` the priority that all of them reach.
 
-    >>> utility = jnp.array([3.0, 1.0, 2.0, 1.0, 9.0])
-    >>> select_top(utility, utility < 9.0, 3)[0]
-    Array([ True,  True,  True, False, False], dtype=bool)
+    >>> utility = jnp.array([[3.0, 1.0], [2.0, 1.0], [9.0, 0.0]])
+    >>> select_top(utility, jnp.ones(2), utility < 9.0, 3)[0]
+    Array([[ True,  True],
+           [ True, False],
+           [False, False]], dtype=bool)
     """
-    # -1 ranks below every utility; -0.0 would have the sign bit.
-    bits = lax.bitcast_convert_type(jnp.abs(utility), jnp.int32)
+    # -1 ranks below every priority; -0.0 would have the sign bit.
+    bits = lax.bitcast_convert_type(jnp.abs(utility * weights[None, :]), jnp.int32)
     bits = jnp.where(candidate, bits, -1)
 
     def narrow(i: jax.Array, floor: jax.Array) -> jax.Array:
@@ -74,16 +132,11 @@ def select_top(
 
     # The largest threshold that at least `target` reach, 0 if so many do not exist.
     threshold = lax.fori_loop(0, 31, narrow, jnp.int32(0))
-    missing = target - jnp.sum(bits > threshold)
-    tied = bits == threshold
-    index = lax.iota(jnp.int32, bits.size)
-    width = max(bits.size.bit_length(), 1)
-
-    def widen(i: jax.Array, cut: jax.Array) -> jax.Array:
-        probe = cut | (1 << (width - 1 - i))
-        return jnp.where(jnp.sum(tied & (index < probe)) <= missing, probe, cut)
-
-    # The largest cut before which at most `missing` tie.
-    cut = lax.fori_loop(0, width, widen, jnp.int32(0))
-    chosen = (bits > threshold) | (tied & (index < cut))
+    above, tied = bits > threshold, bits == threshold
+    missing = target - jnp.sum(above)
+    # Of those that tie, the first `missing`: counted by rows, then within a row.
+    per_row = jnp.sum(tied, axis=1, dtype=jnp.int32)
+    before_row = jnp.cumsum(per_row) - per_row
+    within = jnp.cumsum(tied.astype(jnp.int32), axis=1)
+    chosen = above | (tied & (before_row[:, None] + within <= missing))
     return chosen, lax.bitcast_convert_type(threshold, jnp.float32)

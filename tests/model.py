@@ -2,10 +2,12 @@
 
 Works lane by lane where the store works on arrays. What floating point may round
 differently (utilities, values) is compared by tolerance and then taken over from the
-store, so that every later decision is made on the same bits.
+store, so that every later decision is made on the same bits. Where frames lie is the
+store's own business: the model knows chunks by key and number.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ import numpy as np
 from fiited_jax.chunk_pool import initial_values
 from fiited_jax.keys import Keys
 from fiited_jax.page_table import buckets_of
-from fiited_jax.utility import decay
 from helpers import tolerance
 
 
@@ -23,9 +24,27 @@ class Entry:
     """A tracked key."""
 
     key: tuple[int, int, int]  # low, high, table
-    last_step: int
-    frames: list[int]
-    utility: np.ndarray  # f32[K]
+    chunks: dict[int, np.ndarray]  # the chunks that have a frame: f32[C]
+    utility: np.ndarray  # f32[U]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _hash(keys, tables, seed, config):
+    """Buckets `i32[n]` and initial values `f32[n, K, C]` of keys."""
+    chunks = jnp.arange(config.num_chunks, dtype=jnp.int32)
+
+    def initial(chunk):
+        return initial_values(
+            seed,
+            keys,
+            tables,
+            jnp.full(tables.shape, chunk),
+            config.chunk_dim,
+            config.initial_scale,
+        )
+
+    where = buckets_of(keys, tables, config.num_buckets)
+    return where, jax.vmap(initial, out_axes=1)(chunks)
 
 
 class Model:
@@ -33,17 +52,11 @@ class Model:
 
     def __init__(self, config, seed, learning_rate):
         self.config, self.seed, self.learning_rate = config, seed, learning_rate
-        self.step = 0
+        self.step = self.decayed_at = 0
         self.ways = [None] * config.num_entries
-        self.free = list(range(config.num_frames - 1, 0, -1))
-        self.values = {}  # frame -> f32[C]
+        self.unused = config.num_frames - 1  # frames never handed out since a move
+        self.idle = 0
         self.buckets, self.fresh = {}, {}
-        ages = np.arange(1 << 12, dtype=np.int32)
-        # Jitted as the store is: fused, the same expression rounds differently.
-        factor = jax.jit(decay, static_argnums=2)
-        self.factor = np.asarray(
-            factor(jnp.ones(ages.shape), jnp.asarray(ages), config.half_life)
-        )
 
     def prepare(self, keys):
         """Hash what is new: the one thing that is not worked out by hand."""
@@ -53,24 +66,13 @@ class Model:
         size = 1 << (len(new) - 1).bit_length()  # few shapes, few compilations
         words = np.array((new * size)[:size], np.uint64)
         low, high, table = (words[:, i].astype(np.uint32) for i in range(3))
-        table = table.astype(np.int32)
-        where = buckets_of(
-            Keys(jnp.asarray(low), jnp.asarray(high)),
-            jnp.asarray(table),
-            self.config.num_buckets,
+        where, values = jax.device_get(
+            _hash(Keys(low, high), table.astype(np.int32), self.seed, self.config)
         )
-        for chunk in range(self.config.num_chunks):
-            values = initial_values(
-                self.seed,
-                Keys(jnp.asarray(low), jnp.asarray(high)),
-                jnp.asarray(table),
-                jnp.full(size, chunk, jnp.int32),
-                self.config.chunk_dim,
-                self.config.initial_scale,
-            )
-            for key, value in zip(new, np.asarray(values), strict=False):
+        for key, chunks in zip(new, values, strict=False):
+            for chunk, value in enumerate(chunks):
                 self.fresh[key, chunk] = value
-        self.buckets.update(zip(new, np.asarray(where).tolist(), strict=False))
+        self.buckets.update(zip(new, where.tolist(), strict=False))
 
     def find(self, key):
         """The entry number of a key, or -1."""
@@ -80,18 +82,17 @@ class Model:
                 return entry
         return -1
 
-    def current(self, entry, step):
-        """Utilities decayed to a step."""
-        age = max(step - entry.last_step, 0)
-        return entry.utility * self.factor[age]
+    def is_too_wide(self, key):
+        return self.config.id_bits == 32 and key[1] != 0
 
-    def hand_out(self, frame, key, chunk):
-        self.values[frame] = self.fresh[key, chunk].copy()
+    def give(self, entry, chunk):
+        entry.chunks[chunk] = self.fresh[entry.key, chunk].copy()
 
     def admit(self, lanes):
         """`lanes`: keys, or None for padding. Returns entries and counters."""
-        config, now = self.config, self.step + 1
         self.prepare([key for key in lanes if key is not None])
+        too_wide = sum(key is not None and self.is_too_wide(key) for key in lanes)
+        lanes = [None if key is None or self.is_too_wide(key) else key for key in lanes]
         entries = [-1 if key is None else self.find(key) for key in lanes]
         counts = {
             "hits": sum(entry >= 0 for entry in entries),
@@ -100,41 +101,45 @@ class Model:
                 for key, entry in zip(lanes, entries, strict=True)
             ),
         }
-        for index in set(entries) - {-1}:
-            entry = self.ways[index]
-            entry.utility, entry.last_step = self.current(entry, now), now
-        taken, placed, evicted = set(), {}, []
+        taken, placed, evicted = set(entries), {}, []
         for lane, key in enumerate(lanes):
             if key is None or entries[lane] >= 0:
                 continue
             if key not in placed:
-                choice = self.choose(key, now, taken)
-                placed[key] = choice
-                taken.add(choice)
+                placed[key] = self.choose(key, taken)
+                taken.add(placed[key])
             entries[lane] = placed[key]
         new = [(key, entry) for key, entry in placed.items() if entry >= 0]
-        for _, index in new:
+        for key, index in new:
             old = self.ways[index]
             if old is not None:
                 evicted.append(old.key)
-                self.free.extend(frame for frame in old.frames if frame)
-        for key, index in new:
-            frames = [0] * config.num_chunks
-            for chunk in range(config.initial_chunks):
-                if self.free:
-                    frames[chunk] = self.free.pop()
-                    self.hand_out(frames[chunk], key, chunk)
-            zeros = np.zeros(config.num_chunks, np.float32)
-            self.ways[index] = Entry(key, now, frames, zeros)
+            self.ways[index] = self.settle(key, 0 if old is None else len(old.chunks))
         counts["admitted"], counts["evicted"] = len(new), len(evicted)
-        counts["failed"] = sum(
+        counts["failed"] = too_wide + sum(
             key is not None and entry < 0
             for key, entry in zip(lanes, entries, strict=True)
         )
         return entries, counts, evicted
 
-    def choose(self, key, now, taken):
-        """The way a new key takes: empty, else the coldest not in use, else none."""
+    def settle(self, key, num_left):
+        """A new entry; its predecessor leaves `num_left` frames."""
+        wanted = self.config.initial_chunks
+        count = min(num_left, wanted)
+        if num_left < wanted <= self.unused:
+            self.unused -= wanted
+            self.idle += num_left
+            count = wanted
+        else:
+            self.idle += num_left - count
+        utility = np.zeros(self.config.num_utilities, np.float32)
+        entry = Entry(key, {}, utility)
+        for chunk in range(count):
+            self.give(entry, chunk)
+        return entry
+
+    def choose(self, key, taken):
+        """The way a new key takes: free, else the coldest not in use, else none."""
         first = self.buckets[key] * self.config.num_ways
         best, lowest = -1, np.inf
         for index in range(first, first + self.config.num_ways):
@@ -143,11 +148,8 @@ class Model:
                 continue
             if entry is None:
                 return index
-            if entry.last_step == now:
-                continue
-            worth = self.current(entry, now).max()
-            if worth < lowest:
-                best, lowest = index, worth
+            if entry.utility.max() < lowest:
+                best, lowest = index, entry.utility.max()
         return best
 
     def lookup(self, lanes):
@@ -158,102 +160,111 @@ class Model:
         for lane, key in enumerate(lanes):
             index = -1 if key is None else self.find(key)
             if index >= 0:
-                for chunk, frame in enumerate(self.ways[index].frames):
-                    if frame:
-                        out[lane, chunk] = self.values[frame]
+                for chunk, values in self.ways[index].chunks.items():
+                    out[lane, chunk] = values
         return out.reshape(len(lanes), -1)
 
-    def apply(self, lanes, entries, frames, grads):
-        """`frames`, `entries`: as the handle had them; `grads`: `[n, K, C]`."""
+    def apply(self, lanes, entries, grads):
+        """`entries`: as the handle had them; `grads`: `[n, K, C]`."""
+        config = self.config
         self.step += 1
         counts = {"updated": 0, "stale": 0, "non_finite": 0}
+        growth = 2.0 ** min((self.step - self.decayed_at) / config.half_life, 64)
         groups = {}
         for lane, (key, index) in enumerate(zip(lanes, entries, strict=True)):
             if index < 0:
                 continue
-            entry = self.ways[index]
-            if entry is None or entry.key != key:
+            if self.ways[index] is None or self.ways[index].key != key:
                 counts["stale"] += 1
                 continue
-            if list(frames[lane]) != entry.frames:
-                counts["stale"] += 1
             groups.setdefault(index, []).append(lane)
         for index, members in groups.items():
             entry = self.ways[index]
-            entry.utility = self.current(entry, self.step)
-            entry.last_step = self.step
-            for chunk, frame in enumerate(entry.frames):
-                if frames[members[0]][chunk] != frame:
-                    continue
+            sound = np.ones(config.num_chunks, bool)
+            for chunk in range(config.num_chunks):
                 grad = grads[members, chunk].sum(axis=0, dtype=np.float32)
                 if not np.all(np.isfinite(grad)):
                     counts["non_finite"] += 1
-                    continue
-                entry.utility[chunk] += len(members)
-                if frame:
+                    sound[chunk] = False
+                elif chunk in entry.chunks:
                     counts["updated"] += 1
-                    self.values[frame] -= np.float32(self.learning_rate) * grad
+                    entry.chunks[chunk] -= np.float32(self.learning_rate) * grad
+            scores = sound.reshape(config.num_utilities, -1).all(axis=1)
+            entry.utility[scores] += len(members) * growth
         return counts
 
     def prune(self):
         """Rank every chunk with a sorted list."""
         config = self.config
+        weights = np.float32(config.chunk_weights)
         chunks = []
         for index, entry in enumerate(self.ways):
             if entry is not None:
-                worth = self.current(entry, self.step)
-                for chunk, frame in enumerate(entry.frames):
-                    if frame or worth[chunk] > 0:
-                        place = index * config.num_chunks + chunk
-                        chunks.append((-worth[chunk], place, frame != 0))
+                worth = entry.utility * weights
+                for chunk in range(config.num_chunks):
+                    has = chunk in entry.chunks
+                    if has or worth[chunk] > 0:
+                        chunks.append((-worth[chunk], index, chunk, has))
         chunks.sort()
         target = config.target_frames
-        winners = sorted(place for _, place, has in chunks[:target] if not has)
-        losers = sorted(place for _, place, has in chunks[target:] if has)
-        share = np.float32(max(len(winners), len(losers))) / np.float32(target)
-        if share < np.float32(config.hysteresis):
+        winners = [chunk[1:3] for chunk in chunks[:target] if not chunk[3]]
+        losers = [chunk[1:3] for chunk in chunks[target:] if chunk[3]]
+        asked = max(len(winners), len(losers), self.idle)
+        moves = asked > 0 and np.float32(asked) / np.float32(target) >= np.float32(
+            config.hysteresis
+        )
+        for entry in self.ways:
+            if entry is not None:
+                age = (self.step - self.decayed_at) / config.half_life
+                entry.utility *= np.float32(2.0 ** -min(age, 64))
+        self.decayed_at = self.step
+        if not moves:
             return 0, 0
-        for place in losers:
-            frames = self.ways[place // config.num_chunks].frames
-            self.free.append(frames[place % config.num_chunks])
-            frames[place % config.num_chunks] = 0
-        for place in winners:
-            entry, chunk = self.ways[place // config.num_chunks], place
-            chunk %= config.num_chunks
-            entry.frames[chunk] = self.free.pop()
-            self.hand_out(entry.frames[chunk], entry.key, chunk)
+        for index, chunk in losers:
+            del self.ways[index].chunks[chunk]
+        for index, chunk in winners:
+            self.give(self.ways[index], chunk)
+        in_use = sum(len(entry.chunks) for entry in self.ways if entry is not None)
+        self.idle, self.unused = 0, config.num_frames - 1 - in_use
         return len(losers), len(winners)
 
     def compare(self, state):
         """Integers and structure exactly; utilities and values closely, then taken."""
         config = self.config
         assert int(state.step) == self.step
-        count = int(state.free.count)
-        assert np.asarray(state.free.frames)[:count].tolist() == self.free
-        low, high, table, last_step = (
-            np.asarray(word).tolist()
-            for word in (
-                state.pages.key_low,
-                state.pages.key_high,
-                state.pages.table,
-                state.pages.last_step,
-            )
-        )
-        frames = np.asarray(state.pages.frames).reshape(-1, config.num_chunks)
-        utility = np.asarray(state.pages.utility).reshape(-1, config.num_chunks)
+        assert int(state.decayed_at) == self.decayed_at
+        assert int(state.arena.next_frame) == config.num_frames - self.unused
+        assert int(state.arena.idle) == self.idle
+        pages = jax.tree.map(np.asarray, state.pages)
+        high = pages.key_high if config.id_bits > 32 else np.zeros_like(pages.key_low)
+        words = [pages.key_low, high, pages.owner.astype(np.int64) - 1]
+        words = [word.tolist() for word in words]
+        bits = pages.utility.astype(np.uint32) << 15
+        utility = bits.view(np.float32).reshape(-1, config.num_utilities)
         values = np.asarray(state.pool.values).reshape(-1)
+        near_utility, near_values = [], []  # pairs, compared at once
         for index, entry in enumerate(self.ways):
             if entry is None:
-                assert table[index] == -1
+                assert words[2][index] == -1
                 continue
-            assert (low[index], high[index], table[index]) == entry.key
-            assert last_step[index] == entry.last_step
-            assert frames[index].tolist() == entry.frames
-            np.testing.assert_allclose(utility[index], entry.utility, **tolerance(64))
+            assert tuple(word[index] for word in words) == entry.key
+            extent = int(pages.extent[index])
+            mask = extent if config.ranking == "chunks" else (1 << extent) - 1
+            present = [j for j in range(config.num_chunks) if mask >> j & 1]
+            assert present == sorted(entry.chunks)
+            near_utility.append((utility[index].copy(), entry.utility))
             entry.utility = utility[index].copy()
-            for frame in entry.frames:
-                if frame:
-                    start = frame * config.chunk_dim
-                    got = values[start : start + config.chunk_dim]
-                    np.testing.assert_allclose(got, self.values[frame], **tolerance(64))
-                    self.values[frame] = got.copy()
+            for rank, chunk in enumerate(present):
+                start = (int(pages.start[index]) + rank) * config.chunk_dim
+                got = values[start : start + config.chunk_dim]
+                near_values.append((got.copy(), entry.chunks[chunk]))
+                entry.chunks[chunk] = got.copy()
+        for near, bound in (
+            (near_utility, {"rtol": 2.0**-8}),
+            (near_values, tolerance(64)),
+        ):
+            if near:
+                got, expected = (
+                    np.concatenate(side) for side in zip(*near, strict=True)
+                )
+                np.testing.assert_allclose(got, expected, **bound)

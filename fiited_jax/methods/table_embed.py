@@ -15,15 +15,15 @@ from ..chunk_pool import (
     init_pool,
     initial_values,
     read_frames,
-    refresh_owned,
     update_frames,
+    write_fresh,
 )
 from ..keys import Keys, canonicalize_ids, canonicalize_tables, hash_words
 from ..memory import MemoryReport, count_arrays
 from ..sparse_optim import SparseOptimizer
 from ..state import NULL_FRAME, ChunkPool
 from ..store import Ids, Tables
-from ..update import sum_duplicates
+from ..update import norms, sum_duplicates
 
 __all__ = ["TableEmbed", "TableInfo", "TableState", "rows_within", "table_bytes"]
 
@@ -79,16 +79,14 @@ class TableEmbed(nnx.Module):
         self.num_rows, self.embedding_dim = num_rows, embedding_dim
         self.optimizer, self.hashed = optimizer, hashed
         pool = init_pool(num_rows + 1, embedding_dim, optimizer)
-        num_held = pool.values.size // embedding_dim  # the last line may hold more
-        row = jnp.arange(num_held, dtype=jnp.int32)
-        words = Keys(row.astype(jnp.uint32), jnp.zeros_like(row, jnp.uint32))
+        rows = jnp.arange(1, num_rows + 1, dtype=jnp.int32)
+        words = Keys(rows.astype(jnp.uint32), jnp.zeros_like(rows, jnp.uint32))
         seed = jax.random.bits(rngs.params(), (2,), jnp.uint32)
-        nothing = jnp.zeros_like(row)
+        nothing = jnp.zeros_like(rows)
         values = initial_values(
             seed, words, nothing, nothing, embedding_dim, initial_scale
         )
-        is_row = (row != NULL_FRAME) & (row <= num_rows)
-        self.state = TableState(refresh_owned(pool, is_row, values, optimizer))
+        self.state = TableState(write_fresh(pool, rows, values, optimizer))
 
     def __call__(self, ids: Ids, *, tables: Tables = 0) -> jax.Array:
         """Look ids up, `f32[..., D]`; writes nothing."""
@@ -107,14 +105,14 @@ class TableEmbed(nnx.Module):
         """Step rows along the sums of their gradients, those that are finite."""
         frames = handle.reshape(-1)
         leaders = find_leaders(frames, frames != NULL_FRAME)
-        grads = vector_grads.reshape(-1, 1, self.embedding_dim)
-        summed, norm = sum_duplicates(leaders, grads)
+        grads = vector_grads.reshape(-1, self.embedding_dim)
+        summed = sum_duplicates(leaders, grads.astype(jnp.float32))
         leads = leaders == jnp.arange(frames.size)
-        steps = leads & jnp.isfinite(norm[:, 0])
+        steps = leads & jnp.isfinite(norms(summed))
         pool, is_sound = update_frames(
             self._pool,
             jnp.where(steps, frames, NULL_FRAME),
-            summed[:, 0],
+            summed,
             self.optimizer,
         )
         steps &= is_sound
