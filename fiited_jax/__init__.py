@@ -8,6 +8,7 @@ from .keys import PADDING_KEY as PADDING_KEY
 from .keys import Keys as Keys
 from .keys import keys_from_int64 as keys_from_int64
 from .memory import MemoryReport as MemoryReport
+from .nn import linen as linen
 from .nn import nnx as nnx
 from .pooling import pool as pool
 from .pruning import PruneInfo as PruneInfo
@@ -35,6 +36,7 @@ __all__ = [
     "ScoreStats",
     "SparseOptimizer",
     "keys_from_int64",
+    "linen",
     "nnx",
     "pool",
     "predict_memory",
