@@ -19,6 +19,8 @@ from .state import EmbeddingState as EmbeddingState
 from .store import EmbeddingStore as EmbeddingStore
 from .store import predict_memory as predict_memory
 from .update import ApplyInfo as ApplyInfo
+from .vector_grads import clip_vector_grads as clip_vector_grads
+from .vector_grads import vector_grad_norm as vector_grad_norm
 from .version import __version__ as __version__
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "PruneInfo",
     "ScoreStats",
     "SparseOptimizer",
+    "clip_vector_grads",
     "keys_from_int64",
     "nnx",
     "pool",
@@ -41,4 +44,5 @@ __all__ = [
     "rowwise_adagrad",
     "scorers",
     "sparse",
+    "vector_grad_norm",
 ]
