@@ -349,6 +349,9 @@ COUPLED = {
         lambda p: jax.random.PRNGKey(0),  # two words: a frame of two has that shape
         lambda g, s, p: (g + jax.random.normal(s, g.shape), jax.random.split(s)[0]),
     ),
+    "a_key": lambda: optax.GradientTransformation(
+        lambda p: jax.random.key(0), lambda g, s, p: (g, s)
+    ),
     "by_place": lambda: optax.stateless(lambda g, p: g * jnp.float32([1.0, 2.0])),
     "needs_the_loss": lambda: optax.polyak_sgd(),
     "other_dtype": lambda: optax.GradientTransformation(
