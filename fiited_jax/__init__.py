@@ -20,6 +20,8 @@ from .state import EmbeddingState as EmbeddingState
 from .store import EmbeddingStore as EmbeddingStore
 from .store import predict_memory as predict_memory
 from .update import ApplyInfo as ApplyInfo
+from .vector_grads import clip_vector_grads as clip_vector_grads
+from .vector_grads import vector_grad_norm as vector_grad_norm
 from .version import __version__ as __version__
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "PruneInfo",
     "ScoreStats",
     "SparseOptimizer",
+    "clip_vector_grads",
     "keys_from_int64",
     "linen",
     "nnx",
@@ -43,4 +46,5 @@ __all__ = [
     "rowwise_adagrad",
     "scorers",
     "sparse",
+    "vector_grad_norm",
 ]

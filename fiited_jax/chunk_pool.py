@@ -147,7 +147,12 @@ def write_fresh(
 
 
 def update_frames(
-    pool: ChunkPool, frames: jax.Array, grads: jax.Array, optimizer: SparseOptimizer
+    pool: ChunkPool,
+    frames: jax.Array,
+    grads: jax.Array,
+    optimizer: SparseOptimizer,
+    *,
+    step: jax.Array | None = None,
 ) -> tuple[ChunkPool, jax.Array]:
     """Step frames along their gradients.
 
@@ -156,13 +161,14 @@ def update_frames(
       frames: `i32[n]` distinct; `NULL_FRAME` is not stepped.
       grads: `f32[n, C]`, summed over duplicates.
       optimizer: the store's optimizer.
+      step: `i32[]` updates before this one, for a learning rate that is a schedule.
 
     Returns:
       The pool, updated; and `bool[n]`, false for frames left as they were because
       their new values or slots are not finite: they could not learn any more.
     """
     values, slots = read_frames(pool, frames, grads.shape[-1])
-    values, slots = optimizer.update(grads, slots, values)
+    values, slots = optimizer.update(grads, slots, values, step=step)
     is_sound = jnp.all(jnp.isfinite(values), axis=-1)
     for slot in jax.tree.leaves(slots):
         is_sound &= jnp.all(jnp.isfinite(slot), axis=tuple(range(1, slot.ndim)))

@@ -48,9 +48,9 @@ def prune_step(
     chosen, threshold = _choose(pages, config)
     extent = extent_of(chosen, config)
     kept = extent_of(chosen & present_chunks(pages.extent, config), config)
-    num_kept = jnp.sum(num_present(kept, config))
+    num_kept = jnp.sum(num_present(kept, config), dtype=jnp.int32)
     lost = frames_used(state.arena) - num_kept
-    won = jnp.sum(num_present(extent, config)) - num_kept
+    won = jnp.sum(num_present(extent, config), dtype=jnp.int32) - num_kept
     asked = jnp.maximum(jnp.maximum(lost, won), state.arena.idle)
     moved_share = asked.astype(jnp.float32) / target
     moves = (asked > 0) & (moved_share >= config.hysteresis)

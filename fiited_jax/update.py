@@ -74,7 +74,11 @@ def apply_gradients(
 
     values = gather_chunks(state.pool.values, stepped, config.chunk_dim)
     pool, is_sound = update_frames(
-        state.pool, stepped, summed.reshape(-1, config.chunk_dim), optimizer
+        state.pool,
+        stepped,
+        summed.reshape(-1, config.chunk_dim),
+        optimizer,
+        step=state.step,
     )
     is_spoilt = leads[:, None] & ~(is_finite & is_sound.reshape(steps.shape))
 

@@ -17,10 +17,11 @@ MODULES = sorted((ROOT / "fiited_jax").rglob("*.py"))
 # Imports run one way: a module may import what stands on a line above it.
 LAYERS = [
     {"version"},
-    {"keys", "scorers", "sparse_optim"},
+    {"elementwise", "keys", "scorers"},
+    {"sparse_optim"},
     {"config", "state", "utility"},
     {"bidding", "handle", "page_table", "chunk_pool", "pooling"},
-    {"admission", "update", "pruning", "memory", "invariants"},
+    {"admission", "update", "pruning", "memory", "invariants", "vector_grads"},
     {"store"},
     {"nn"},
     {"models", "methods", "data"},
