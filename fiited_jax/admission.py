@@ -6,18 +6,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import gather_windows
-
+from .arena import allot, frames_used
 from .chunk_pool import initial_values, write_fresh
 from .config import EmbeddingConfig
-from .extent import first_chunks, num_present
+from .extent import first_chunks
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys
 from .page_table import NO_TABLE, place, probe, replace_entries
 from .sparse_optim import SparseOptimizer
-from .state import NO_ENTRY, NULL_FRAME, EmbeddingState, FrameArena
+from .state import NO_ENTRY, NULL_FRAME, EmbeddingState
 
-__all__ = ["AdmitInfo", "admit", "frames_used"]
+__all__ = ["AdmitInfo", "admit"]
 
 
 class AdmitInfo(NamedTuple):
@@ -62,7 +61,7 @@ def admit(
     placed, is_new = place(state.pages, keys, tables, waiting, found, num_ways)
     entries = jnp.where(is_hit, found, placed)
     new_entries = jnp.where(is_new, entries, NO_ENTRY)
-    arena, start, count = _allot(state, new_entries, config)
+    arena, start, count = allot(state, new_entries, config)
     pages, old_keys, old_tables = replace_entries(
         state.pages, new_entries, keys, tables, start, first_chunks(count, config)
     )
@@ -95,39 +94,3 @@ def admit(
     )
     new_state = dataclasses.replace(state, pages=pages, pool=pool, arena=arena)
     return new_state, make_handle(lookups, entries), info
-
-
-def frames_used(arena: FrameArena) -> jax.Array:
-    """Count the frames that chunks own, `i32[]`."""
-    return arena.next_frame - 1 - arena.idle
-
-
-def _allot(
-    state: EmbeddingState, new_entries: jax.Array, config: EmbeddingConfig
-) -> tuple[FrameArena, jax.Array, jax.Array]:
-    """Find frames for the first chunks of new keys, in the order of their lanes.
-
-    A new key takes over frames of the one it evicts if that has enough; else it gets
-    new ones while there are; else it takes over what there is.
-
-    Returns:
-      The arena; and `i32[N]` the start and length of the run of each new key, 0 for
-      lanes that are not new.
-    """
-    wanted, arena = config.initial_chunks, state.arena
-    is_new = new_entries != NO_ENTRY
-    old_start = gather_windows(state.pages.start, new_entries, 1)[:, 0]
-    old_extent = gather_windows(state.pages.extent, new_entries, 1)[:, 0]
-    had = jnp.where(is_new, num_present(old_extent, config), 0)
-    asks = is_new & (had < wanted)
-    turn = jnp.cumsum(asks, dtype=jnp.int32) - asks
-    left = (config.num_frames - arena.next_frame) // max(wanted, 1)
-    is_served = asks & (turn < left)
-    kept = jnp.where(is_served, 0, jnp.minimum(had, wanted))
-    count = jnp.where(is_served, wanted, kept)
-    start = jnp.where(is_served, arena.next_frame + turn * wanted, old_start)
-    new_arena = FrameArena(
-        next_frame=arena.next_frame + jnp.sum(is_served, dtype=jnp.int32) * wanted,
-        idle=arena.idle + jnp.sum(had - kept, dtype=jnp.int32),
-    )
-    return new_arena, jnp.where(count > 0, start, NULL_FRAME), count

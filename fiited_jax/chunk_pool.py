@@ -153,6 +153,7 @@ def update_frames(
     optimizer: SparseOptimizer,
     *,
     step: jax.Array | None = None,
+    scale: jax.Array | None = None,
 ) -> tuple[ChunkPool, jax.Array]:
     """Step frames along their gradients.
 
@@ -162,13 +163,14 @@ def update_frames(
       grads: `f32[n, C]`, summed over duplicates.
       optimizer: the store's optimizer.
       step: `i32[]` updates before this one, for a learning rate that is a schedule.
+      scale: `f32[n]` from the optimizer's `scale_of`, for a `table_scale`.
 
     Returns:
       The pool, updated; and `bool[n]`, false for frames left as they were because
       their new values or slots are not finite: they could not learn any more.
     """
     values, slots = read_frames(pool, frames, grads.shape[-1])
-    values, slots = optimizer.update(grads, slots, values, step=step)
+    values, slots = optimizer.update(grads, slots, values, step=step, scale=scale)
     is_sound = jnp.all(jnp.isfinite(values), axis=-1)
     for slot in jax.tree.leaves(slots):
         is_sound &= jnp.all(jnp.isfinite(slot), axis=tuple(range(1, slot.ndim)))

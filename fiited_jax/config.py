@@ -296,8 +296,9 @@ class EmbeddingConfig:
         most_buckets = (num_bytes - smallest) // bucket_bytes + 1
         num_buckets = int((num_bytes - _FIXED_BYTES) / mean_bucket)
         num_buckets = min(max(num_buckets, 1), most_buckets)
-        most_entries = math.inf if num_ids is None else _ENTRIES_PER_ID * num_ids
-        num_buckets = min(num_buckets, math.ceil(most_entries / num_ways))
+        if num_ids is not None:
+            needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
+            num_buckets = min(num_buckets, needed)
         left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
         num_frames = _frames_within(left, chunk_dim, specs)
         if num_ids is not None:  # frames for every chunk of every entry will do

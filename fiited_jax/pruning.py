@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .admission import frames_used
+from .arena import frames_used
 from .config import EmbeddingConfig
 from .extent import extent_of, num_present, present_chunks
 from .relocation import plan_layout, relocate

@@ -11,6 +11,7 @@ from pallas_kernels import gather_chunks
 
 from . import admission, invariants, memory, pruning, update
 from .admission import AdmitInfo
+from .arena import init_arena
 from .chunk_pool import init_pool
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
@@ -20,7 +21,7 @@ from .memory import MemoryReport
 from .page_table import init_page_table, probe
 from .pruning import PruneInfo
 from .sparse_optim import SparseOptimizer
-from .state import NULL_FRAME, EmbeddingState, FrameArena
+from .state import EmbeddingState
 from .update import ApplyInfo
 
 __all__ = ["EmbeddingStore", "predict_memory"]
@@ -72,6 +73,7 @@ class EmbeddingStore:
                 "optimizer must be a SparseOptimizer, made by fj.sparse or "
                 f"fj.rowwise_adagrad, got {self.optimizer!r}"
             )
+        self.optimizer.check_num_tables(self.config.num_tables)
         specs = self.optimizer.slot_specs(self.config.chunk_dim)
         if self.config.budgeted_slots not in (None, specs):
             raise ValueError(
@@ -95,7 +97,7 @@ class EmbeddingStore:
             seed=jax.random.bits(key, (2,), jnp.uint32),
             pages=init_page_table(config),
             pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
-            arena=FrameArena(next_frame=jnp.int32(NULL_FRAME + 1), idle=jnp.int32(0)),
+            arena=init_arena(),
         )
 
     def admit(
@@ -301,8 +303,8 @@ class EmbeddingStore:
         wanted = _state_shapes(self)
         if jax.tree.structure(state) != jax.tree.structure(wanted):
             raise ValueError(
-                "state must be one that this store has made; its optimizer state has "
-                "another structure"
+                "state must be one that this store has made; its optimizer state, or "
+                "the words of its ids, have another structure"
             )
         for (path, leaf), shape in zip(
             jax.tree_util.tree_leaves_with_path(state),

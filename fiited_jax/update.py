@@ -79,12 +79,13 @@ def apply_gradients(
         summed.reshape(-1, config.chunk_dim),
         optimizer,
         step=state.step,
+        scale=optimizer.scale_of(jnp.repeat(tables, num_chunks)),
     )
     is_spoilt = leads[:, None] & ~(is_finite & is_sound.reshape(steps.shape))
 
     # A row of statistics per utility: of a chunk, or of the whole vector.
     rows = (num_lanes, config.num_utilities)
-    parts = (*rows, -1)
+    parts = (*rows, config.embedding_dim // config.num_utilities)
     stats = ScoreStats(
         count=sum_duplicates(leaders, jnp.ones(rows, jnp.float32)),
         grad_norm=norms(summed.reshape(parts)),
@@ -96,7 +97,8 @@ def apply_gradients(
         ),
         table=jnp.broadcast_to(tables[:, None], rows),
     )
-    scores = leads[:, None] & ~jnp.any(is_spoilt.reshape(parts), axis=-1)
+    per_row = (*rows, num_chunks // config.num_utilities)
+    scores = leads[:, None] & ~jnp.any(is_spoilt.reshape(per_row), axis=-1)
     scored = jnp.where(leads, entries, NO_ENTRY)
     codes = gather_windows(pages.utility, scored, config.num_utilities)
     growth = growth_factor(step - state.decayed_at, config.half_life)

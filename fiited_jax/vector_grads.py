@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from .bidding import find_leaders
 from .handle import Handle
 from .state import NO_ENTRY
+from .update import sum_duplicates
 
 __all__ = ["clip_vector_grads", "vector_grad_norm"]
 
@@ -26,8 +27,8 @@ __all__ = ["clip_vector_grads", "vector_grad_norm"]
 def vector_grad_norm(handle: Handle, vector_grads: jax.Array) -> jax.Array:
     """Return the norm of the gradient with respect to the vectors that were read.
 
-    Chunks without a frame count. Lookups without an entry do not, nor do chunks whose
-    norm is not finite: `apply_gradients` does not use them.
+    Chunks without a frame count. Lookups without an entry do not, nor do values whose
+    square is not finite: `apply_gradients` does not use them.
 
     Args:
       handle: from `admit` or `find`.
@@ -55,11 +56,9 @@ def vector_grad_norm(handle: Handle, vector_grads: jax.Array) -> jax.Array:
         )
     entries = handle.entries.reshape(-1)
     leaders = find_leaders(entries, entries != NO_ENTRY)
-    num_chunks, embedding_dim = handle.frames.shape[-1], vector_grads.shape[-1]
-    shape = (entries.size, num_chunks, embedding_dim // num_chunks)
+    shape = (entries.size, vector_grads.shape[-1])
     grads = jnp.reshape(vector_grads.astype(jnp.float32), shape)
-    summed = jnp.zeros_like(grads).at[leaders].add(grads, mode="drop")
-    squares = jnp.sum(jnp.square(summed), axis=-1)
+    squares = jnp.square(sum_duplicates(leaders, grads))
     return jnp.sqrt(jnp.sum(jnp.where(jnp.isfinite(squares), squares, 0.0)))
 
 

@@ -60,7 +60,8 @@ def test_a_step_copies_nothing_of_the_size_of_the_state(optimizer):
     smaller = compiled_step(optimizer, num_frames // 16)
     assert (
         compiled.memory_analysis().temp_size_in_bytes
-        <= smaller.memory_analysis().temp_size_in_bytes + 4096
+        # A byte per entry tells which of them the batch uses.
+        <= smaller.memory_analysis().temp_size_in_bytes + num_frames // 2 + 4096
     )
 
 

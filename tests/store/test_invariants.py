@@ -33,31 +33,27 @@ def put(value, where):
     return change
 
 
-def used(array):
+def first_used(array):
     return np.flatnonzero(array.reshape(-1))[0]
 
 
-def empty(array):
+def first_free(array):
     return np.flatnonzero(array.reshape(-1) == 0)[0]
 
 
-def swap_entries(array):
-    return array[::-1].copy()
-
-
 BREAKS = {
-    "two_owners": ("pages", "frames", put(39, empty), "39 occurs 2 times"),
-    "lost_frame": ("pages", "frames", put(0, used), "occurs 0 times"),
-    "far_frame": ("pages", "frames", put(101, used), "got 101"),
-    "free_twice": ("free", "frames", put(99, lambda a: 0), "occurs"),
-    "free_count": ("free", "count", lambda a: a + 101, "free list"),
-    "table": ("pages", "table", put(4, lambda a: np.argmax(a == 1)), "has 4"),
+    "two_owners": ("pages", "start", put(39, first_used), "39 has 2"),
+    "lost_frames": ("arena", "idle", lambda a: a + 1, "idle must count"),
+    "far_frame": ("pages", "start", put(40, first_used), "got 41"),
+    "null_frame_owned": ("pages", "start", put(-1, first_used), "got -1"),
+    "next_frame": ("arena", "next_frame", lambda a: a + 100, "next_frame"),
+    "run_without_start": ("pages", "start", put(0, first_used), "if and only if"),
+    "run_without_chunks": ("pages", "extent", put(0, first_used), "if and only if"),
+    "extent": ("pages", "extent", put(5, first_used), "at most 4"),
+    "table": ("pages", "owner", put(5, first_used), "has 4"),
     "astray": ("pages", "key_low", lambda a: a + np.uint32(1), "bucket"),
-    "utility": ("pages", "utility", put(np.nan, lambda a: 0), "utilit"),
-    "negative": ("pages", "utility", put(-1.0, lambda a: 0), "utilit"),
-    "late": ("pages", "last_step", put(2, lambda a: 0), "entry 0 has 2"),
-    "early": ("pages", "last_step", put(-1, lambda a: 0), "entry 0 has -1"),
-    "null_is_free": ("free", "frames", put(0, lambda a: 0), "got 0"),
+    "utility": ("pages", "utility", put(0xFF00, lambda a: 0), "utilities must"),
+    "late": ("arena", None, None, "decayed_at must be in"),
     "null_frame": ("pool", "values", put(1.0, lambda a: 0), "null frame"),
 }
 
@@ -66,43 +62,46 @@ BREAKS = {
 def test_a_broken_state_is_told(store_and_state, name):
     store, state = store_and_state
     part, field, change, words = BREAKS[name]
-    broken = edit(state, part, field, change)
+    if name == "late":
+        broken = dataclasses.replace(state, decayed_at=state.step + 1)
+    else:
+        broken = edit(state, part, field, change)
     with pytest.raises(ValueError, match=words):
         store.check_invariants(broken)
 
 
 def test_a_key_tracked_twice_is_told(store_and_state):
     store, state = store_and_state
-    table = np.asarray(state.pages.table).reshape(-1, store.config.num_ways)
-    bucket = np.argmax((table == 1).any(1) & (table == -1).any(1))
+    owner = np.asarray(state.pages.owner).reshape(-1, store.config.num_ways)
+    bucket = np.argmax((owner > 0).any(1) & (owner == 0).any(1))
     first = bucket * store.config.num_ways
-    twin = first + np.argmax(table[bucket] == -1)
-    owner = first + np.argmax(table[bucket] == 1)
-    for field in ("key_low", "key_high", "table"):
+    twin = first + np.argmax(owner[bucket] == 0)
+    tracked = first + np.argmax(owner[bucket] > 0)
+    for field in ("key_low", "key_high", "owner"):
         state = edit(
             state,
             "pages",
             field,
-            lambda a: put(a[owner], lambda _: twin)(a),
+            lambda a: put(a[tracked], lambda _: twin)(a),
         )
     with pytest.raises(ValueError, match="tracked twice"):
         store.check_invariants(state)
 
 
-def test_an_empty_entry_with_utility_is_told(store_and_state):
+def test_a_free_entry_with_utility_is_told(store_and_state):
     store, state = store_and_state
-    entry = int(np.argmax(np.asarray(state.pages.table) == -1))
-    broken = edit(state, "pages", "utility", put(1.0, lambda a: entry * 4))
-    with pytest.raises(ValueError, match="empty entry"):
+    entry = int(first_free(np.asarray(state.pages.owner)))
+    broken = edit(state, "pages", "utility", put(1, lambda a: entry))
+    with pytest.raises(ValueError, match="free entry"):
         store.check_invariants(broken)
 
 
-def test_an_empty_entry_with_a_frame_is_told(store_and_state):
+def test_a_free_entry_with_a_frame_is_told(store_and_state):
     store, state = store_and_state
-    entry = int(np.argmax(np.asarray(state.pages.table) == -1))
-    top = int(state.free.count) - 1
-    frame = int(state.free.frames[top])
-    broken = edit(state, "pages", "frames", put(frame, lambda a: entry * 4))
-    broken = edit(broken, "free", "count", lambda a: a - np.int32(1))
-    with pytest.raises(ValueError, match=f"has frame {frame}"):
+    entry = int(first_free(np.asarray(state.pages.owner)))
+    start = int(state.arena.next_frame)
+    broken = edit(state, "pages", "start", put(start, lambda a: entry))
+    broken = edit(broken, "pages", "extent", put(1, lambda a: entry))
+    broken = edit(broken, "arena", "next_frame", lambda a: a + np.int32(1))
+    with pytest.raises(ValueError, match="has extent 1"):
         store.check_invariants(broken)

@@ -58,3 +58,37 @@ def test_prune_temporaries_are_of_the_order_of_the_state():
         for frames in (1 << 12, 1 << 15)
     )
     assert 0 < small < large
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_bytes"),
+    [
+        ({"id_bits": 32}, 12),
+        ({"id_bits": 32, "chunk_dim": 1}, 12),
+        ({"id_bits": 64}, 16),
+        ({"id_bits": 32, "ranking": "chunks"}, 18),
+        ({"id_bits": 32, "num_tables": 256}, 13),
+    ],
+)
+def test_an_entry_takes_so_many_bytes(fields, num_bytes):
+    store = make_store(**fields)
+    report = store.memory_report(store.init(jax.random.key(0)))
+    assert report.bytes_per_entry == store.config.entry_bytes == num_bytes
+
+
+@pytest.mark.parametrize("ranking", ["lengths", "chunks"])
+def test_metadata_is_a_small_part_of_wide_vectors(ranking):
+    optimizer = fj.sparse(optax.adagrad(0.1))
+    config = fj.EmbeddingConfig.from_budget(
+        "16MiB",
+        embedding_dim=64,
+        chunk_dim=16,
+        optimizer=optimizer,
+        num_tables=26,
+        id_bits=32,
+        ranking=ranking,
+    )
+    report = fj.predict_memory(config, optimizer)
+    assert report.metadata_share <= 0.08
+    pool = report.values + report.slots
+    assert report.metadata_share == pytest.approx(1 - pool / report.all_in_bytes)

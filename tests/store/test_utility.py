@@ -5,24 +5,64 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fiited_jax.utility import MAX_UTILITY, accumulate, decay, select_top
+from fiited_jax.utility import (
+    MAX_UTILITY,
+    accumulate,
+    decay_factor,
+    decode,
+    encode,
+    growth_factor,
+    rounding_salt,
+    select_top,
+)
 
 
-def test_decay_halves_per_half_life():
-    got = decay(jnp.full(4, 8.0), jnp.array([0, 5, 10, -3]), 5.0)
-    np.testing.assert_allclose(got, [8, 4, 2, 8], rtol=1e-6)
+def test_decay_halves_per_half_life_and_growth_undoes_it():
+    steps = jnp.array([0, 5, 10, 5000])
+    got = decay_factor(steps, 5.0)
+    np.testing.assert_allclose(got, [1, 0.5, 0.25, 2.0**-64], rtol=1e-6)
+    np.testing.assert_allclose(growth_factor(steps, 5.0) * got, 1.0, rtol=1e-6)
 
 
 def test_scores_that_are_no_gain_count_as_zero():
     score = jnp.array([jnp.nan, -1.0, jnp.inf, 2.0])
-    got = accumulate(jnp.ones(4), score)
-    np.testing.assert_array_equal(got, np.float32([1, 1, 1, 3]))
-    assert accumulate(jnp.float32(9e29), jnp.float32(9e29)) == np.float32(MAX_UTILITY)
+    got = accumulate(jnp.ones(4), score, jnp.float32(2.0))
+    np.testing.assert_array_equal(got, np.float32([1, 1, 1, 5]))
+    huge, growth = jnp.float32(9e29), jnp.float32(2.0**64)
+    assert accumulate(huge, huge, jnp.float32(1.0)) == np.float32(MAX_UTILITY)
+    assert accumulate(huge, huge, growth) == np.float32(MAX_UTILITY)
 
 
-def expected_top(utility, candidate, target):
-    order = sorted(np.flatnonzero(candidate), key=lambda i: (-utility[i], i))
-    chosen = np.zeros(len(utility), bool)
+def test_codes_are_near_ordered_and_exact_for_zero():
+    utility = jnp.asarray(np.geomspace(1e-30, MAX_UTILITY, 4000), jnp.float32)
+    for salt in (0, 0xFFFFFFFF, 0x12345678):
+        codes = encode(utility, jnp.full(utility.shape, salt, jnp.uint32))
+        assert np.all(np.diff(np.asarray(codes).astype(int)) >= 0)
+        np.testing.assert_allclose(decode(codes), utility, rtol=2.0**-8)
+        again = encode(
+            decode(codes), jnp.full(utility.shape, ~salt & 0xFFFFFFFF, jnp.uint32)
+        )
+        np.testing.assert_array_equal(again, codes)
+    assert int(encode(jnp.float32(0.0), jnp.uint32(0xFFFFFFFF))) == 0
+
+
+def test_many_small_scores_add_up():
+    index = jnp.arange(4096)
+
+    def add(step, codes):
+        utility = decode(codes) + 1.0
+        return encode(utility, rounding_salt(step, index))
+
+    codes = jax.lax.fori_loop(0, 4000, add, jnp.zeros(4096, jnp.uint16))
+    # Rounded to nearest, they would stop at 512.
+    np.testing.assert_allclose(np.mean(decode(codes)), 4000, rtol=2e-3)
+    assert np.std(np.asarray(decode(codes))) < 200
+
+
+def expected_top(priority, candidate, target):
+    priority, candidate = priority.reshape(-1), candidate.reshape(-1)
+    order = sorted(np.flatnonzero(candidate), key=lambda i: (-priority[i], i))
+    chosen = np.zeros(len(priority), bool)
     chosen[order[:target]] = True
     return chosen
 
@@ -41,23 +81,28 @@ def expected_top(utility, candidate, target):
     target=st.integers(1, 9),
 )
 def test_select_top_is_an_exact_ranking(utility, candidate, target):
-    utility, candidate = np.float32(utility), np.array(candidate)
-    got, _ = jax.jit(select_top, static_argnums=2)(
-        jnp.asarray(utility), jnp.asarray(candidate), target
+    utility = np.float32(utility).reshape(4, 2)
+    candidate = np.array(candidate).reshape(4, 2)
+    got, _ = jax.jit(select_top, static_argnums=3)(
+        jnp.asarray(utility), jnp.ones(2), jnp.asarray(candidate), target
     )
-    np.testing.assert_array_equal(got, expected_top(utility, candidate, target))
+    expected = expected_top(utility, candidate, target)
+    np.testing.assert_array_equal(got.reshape(-1), expected)
 
 
-@pytest.mark.parametrize("size", [1, 1000, 1 << 12, (1 << 12) + 1])
-def test_select_top_cuts_ties_at_any_place(size):
+@pytest.mark.parametrize("num_chunks", [1, 3])
+@pytest.mark.parametrize("size", [1, 1000, (1 << 12) + 1])
+def test_select_top_weighs_chunks_and_cuts_ties_at_any_place(size, num_chunks):
     rng = np.random.default_rng(size)
-    utility = rng.integers(0, 4, size).astype(np.float32)
-    candidate = rng.random(size) < 0.7
-    for target in (1, size // 3 + 1, size):
+    utility = rng.integers(0, 4, (size, 1)).astype(np.float32)
+    weights = np.float32([1.0, 0.5, 0.25])[:num_chunks]
+    candidate = rng.random((size, num_chunks)) < 0.7
+    priority = utility * weights
+    for target in (1, size * num_chunks // 3 + 1, size * num_chunks):
         got, threshold = select_top(
-            jnp.asarray(utility), jnp.asarray(candidate), target
+            jnp.asarray(utility), jnp.asarray(weights), jnp.asarray(candidate), target
         )
-        expected = expected_top(utility, candidate, target)
-        np.testing.assert_array_equal(got, expected)
+        expected = expected_top(priority, candidate, target)
+        np.testing.assert_array_equal(np.asarray(got).reshape(-1), expected)
         if expected.any():
-            assert float(threshold) <= utility[expected].min()
+            assert float(threshold) <= priority.reshape(-1)[expected].min()
