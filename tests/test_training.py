@@ -179,6 +179,53 @@ def write_criteo(path, num_rows=400):
     return path
 
 
+def write_avazu(path, num_rows=400):
+    rng = np.random.default_rng(0)
+    tables = [f"site_{kind}" for kind in ("id", "domain", "category")]
+    tables += [f"app_{kind}" for kind in ("id", "domain", "category")]
+    tables += [f"device_{kind}" for kind in ("id", "ip", "model", "type", "conn_type")]
+    names = ["id", "click", "hour", "C1", "banner_pos", *tables]
+    lines = [",".join([*names, *(f"C{number}" for number in range(14, 22))])]
+    for number in range(num_rows):
+        hour = f"141021{rng.integers(24):02d}"
+        ids = map(str, rng.integers(0, 40, 21))
+        lines.append(",".join([str(number), str(rng.integers(2)), hour, *ids]))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def write_movielens(path, num_rows=400):
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{pair // 40},{pair % 40},{rng.integers(1, 6)}\n"
+        for pair in rng.permutation(40 * 40)[:num_rows]
+    ]
+    path.write_text("".join(lines))
+    return path
+
+
+WRITERS = {"avazu": write_avazu, "criteo": write_criteo, "movielens": write_movielens}
+
+
+@pytest.mark.parametrize(
+    ("data", "num_tables"), [("avazu", 23), ("criteo", 26), ("movielens", 2)]
+)
+def test_every_data_set_is_opened_by_its_name(data, num_tables, tmp_path):
+    path = WRITERS[data](tmp_path / "rows")
+    options = small(data=data, path=path, test_fraction=0.25)
+    stream = training.open_stream(options)
+    assert (stream.name, stream.num_tables) == (data, num_tables)
+    assert (stream.num_train, stream.num_test) == (300, 100)
+
+
+@pytest.mark.parametrize("data", ["avazu", "movielens"])
+def test_every_data_set_trains(data, tmp_path, capsys):
+    path = WRITERS[data](tmp_path / "rows")
+    arguments = ["train", "--data", data, "--path", str(path), "--compression", "1.5"]
+    assert cli.main([*arguments, "--batch-size", "32"]) == 0
+    assert f"fiited on {data}" in capsys.readouterr().out
+
+
 def test_the_command_writes_its_outputs(tmp_path, capsys):
     path, out = write_criteo(tmp_path / "rows.tsv"), tmp_path / "out"
     arguments = ["train", "--data", "criteo", "--path", str(path), "--out", str(out)]
@@ -292,7 +339,8 @@ def refuse(arguments, words, capsys):
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "png", "truncated"])
-def test_bad_files_exit_with_2_and_no_traceback(kind, tmp_path, capsys):
+@pytest.mark.parametrize("data", WRITERS)
+def test_bad_files_exit_with_2_and_no_traceback(data, kind, tmp_path, capsys):
     path = tmp_path / "rows"
     if kind == "folder":
         path.mkdir()
@@ -303,14 +351,25 @@ def test_bad_files_exit_with_2_and_no_traceback(kind, tmp_path, capsys):
     elif kind == "truncated":
         import gzip
 
-        whole = gzip.compress(write_criteo(tmp_path / "plain").read_bytes())
+        whole = gzip.compress(WRITERS[data](tmp_path / "plain").read_bytes())
         path.write_bytes(whole[: len(whole) // 2])
-    refuse(["train", "--data", "criteo", "--path", str(path)], "rows", capsys)
+    refuse(["train", "--data", data, "--path", str(path)], "rows", capsys)
 
 
-def test_a_path_is_needed_for_criteo_alone(tmp_path, capsys):
-    refuse(["train", "--data", "criteo"], "path", capsys)
-    refuse(["train", "--path", str(tmp_path)], "path", capsys)
+@pytest.mark.parametrize("data", WRITERS)
+def test_bad_data_exit_with_2_and_no_traceback(data, tmp_path, capsys):
+    path = WRITERS[data](tmp_path / "rows", 50)
+    with path.open("a") as file:
+        file.write("\nno row\n")
+    base = ["train", "--data", data, "--path", str(path)]
+    refuse(base, "columns", capsys)
+
+
+def test_a_path_is_needed_for_all_data_but_the_demo(tmp_path, capsys):
+    for data in WRITERS:
+        refuse(["train", "--data", data], "path must be given", capsys)
+    refuse(["train", "--path", str(tmp_path)], "path must be given", capsys)
+    refuse(["train", "--data", "none", "--path", str(tmp_path)], "data", capsys)
 
 
 def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Click streams: what a recommender model is trained and tested on."""
 
+from .avazu import AvazuStream as AvazuStream
 from .criteo import CriteoStream as CriteoStream
 from .demo import DemoStream as DemoStream
+from .movielens import MovieLensStream as MovieLensStream
 from .stream import Batch as Batch
 from .stream import BayesReference as BayesReference
 from .stream import ClickStream as ClickStream
@@ -11,12 +13,14 @@ from .stream import rebatch as rebatch
 from .vocabulary import Vocabulary as Vocabulary
 
 __all__ = [
+    "AvazuStream",
     "Batch",
     "BayesReference",
     "ClickStream",
     "CriteoStream",
     "DataError",
     "DemoStream",
+    "MovieLensStream",
     "Split",
     "Vocabulary",
     "rebatch",

@@ -13,7 +13,13 @@ import optax
 from flax import nnx
 
 from .. import scorers
-from ..data import ClickStream, CriteoStream, DemoStream
+from ..data import (
+    AvazuStream,
+    ClickStream,
+    CriteoStream,
+    DemoStream,
+    MovieLensStream,
+)
 from ..memory import MemoryReport, dense_bytes
 from ..methods import METHODS, Method, Request
 from ..models import DLRM
@@ -27,6 +33,11 @@ __all__ = ["Reporter", "TrainResult", "Trainer", "open_stream"]
 # Dense updates whose gradients are not finite are skipped, however many there are.
 _NO_LIMIT = 2**31 - 1
 _DEMO_EXAMPLES = 240_000
+_READERS = {
+    "avazu": AvazuStream,
+    "criteo": CriteoStream,
+    "movielens": MovieLensStream,
+}
 
 
 class Reporter(Protocol):
@@ -83,7 +94,8 @@ def open_stream(options: TrainOptions) -> ClickStream:
                 f"examples at least one, got {options.test_fraction}"
             )
         return DemoStream(_DEMO_EXAMPLES - num_test, num_test)
-    return CriteoStream(options.path, test_fraction=options.test_fraction)
+    reader = _READERS[options.data]
+    return reader(options.path, test_fraction=options.test_fraction)
 
 
 class Trainer:

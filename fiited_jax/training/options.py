@@ -18,8 +18,9 @@ class TrainOptions:
     """Train a DLRM and prune its embeddings while it trains.
 
     Attributes:
-      data: `demo` generates a click stream; `criteo` reads `--path`.
-      path: a file in the format of the Criteo Kaggle training set, plain or gzip.
+      data: `demo` generates a click stream; the others read `--path`.
+      path: a file in the format of the Kaggle training set for `criteo` and `avazu`; a
+        folder or file of MovieLens-1M for `movielens`. Plain or gzip.
       method: how embeddings are kept; `full`, `small_dim` and `hash` are baselines.
       compression: dense bytes over all-in bytes. The dense table holds the distinct
         (table, id) pairs of the training split and the same optimizer. Default 10,
@@ -36,13 +37,13 @@ class TrainOptions:
       prune_interval: steps between prune steps.
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key; default half the chunks.
-      seed: of weights and initial values; the demo's data do not depend on it.
+      seed: of weights and initial values; the data and their split do not depend on it.
       test_fraction: share of the rows, the last ones, that is the test split.
       log_every: steps between lines of metrics.jsonl.
       out: folder for config.json, metrics.jsonl, summary.json and plots.
     """
 
-    data: Literal["demo", "criteo"] = "demo"
+    data: Literal["demo", "avazu", "criteo", "movielens"] = "demo"
     path: Path | None = None
     method: Literal["fiited", "full", "hash", "small_dim"] = "fiited"
     compression: float | None = None
@@ -67,7 +68,7 @@ class TrainOptions:
         """Check what does not depend on the data."""
         if (self.path is None) != (self.data == "demo"):
             raise ValueError(
-                "path must be given with data=criteo and only then, got "
+                "path must be given with every data but demo, and not with it, got "
                 f"path={self.path} with data={self.data}"
             )
         if self.budget is not None and self.compression is not None:

@@ -7,7 +7,7 @@ import pytest
 
 from criteo_rows import assert_holds, make_rows, write
 from fiited_jax.data import CriteoStream
-from fiited_jax.data import criteo as module
+from fiited_jax.data import lines as module
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +21,13 @@ def cache_dir(tmp_path, monkeypatch):
 def passes(monkeypatch):
     """Collect the paths of the passes over files."""
     opened = []
-    blocks = module._blocks
+    open_file = module._open
 
-    def counting(path, block_bytes):
+    def counting(path):
         opened.append(path)
-        return blocks(path, block_bytes)
+        return open_file(path)
 
-    monkeypatch.setattr(module, "_blocks", counting)
+    monkeypatch.setattr(module, "_open", counting)
     return opened
 
 

@@ -14,7 +14,7 @@ from criteo_rows import (
     write,
 )
 from fiited_jax.data import CriteoStream, DataError
-from fiited_jax.data import criteo as module
+from fiited_jax.data import lines as module
 
 
 @pytest.mark.parametrize(
