@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..files import replace_file
 from .lines import unreadable
 from .stream import DataError
-from .vocabulary import Vocabulary, replace_file
+from .vocabulary import Vocabulary
 
 __all__ = ["FileCache"]
 
