@@ -11,7 +11,15 @@ import numpy as np
 import polars as pl
 
 from .file_stream import FileStream
-from .lines import LineFormat, cut_rows
+from .lines import (
+    BINARY,
+    HEXADECIMAL,
+    Column,
+    LineFormat,
+    cut_rows,
+    hexadecimal,
+    is_binary,
+)
 from .stream import MISSING_CATEGORY, Batch, DataError, check_count
 
 __all__ = ["AvazuStream"]
@@ -26,33 +34,22 @@ _INTEGERS = [
     *(f"C{number}" for number in range(14, 22)),
 ]
 _TABLES = [*_INTEGERS[:2], *_HEXADECIMAL, *_INTEGERS[2:]]  # in the file's order
+_INTEGER = Column(
+    re.compile(rb"(-?0*[0-9]{1,9})?"), "an integer of 1 to 9 digits or empty", pl.Int64
+)
 _FORMAT = LineFormat(
+    "the Avazu format",
     b",",
     "separated by commas",
     {
-        "id": (re.compile(rb".*"), "anything"),
-        "click": (re.compile(rb"[01]"), "0 or 1"),
-        "hour": (re.compile(rb"[0-9]{8}"), "YYMMDDHH"),
+        "id": Column(re.compile(rb".*"), "anything"),
+        "click": BINARY,
+        "hour": Column(re.compile(rb"[0-9]{8}"), "YYMMDDHH"),
     }
-    | {
-        name: (
-            re.compile(rb"([0-9a-fA-F]{1,8})?"),
-            "1 to 8 hexadecimal digits or empty",
-        )
-        if name in _HEXADECIMAL
-        else (
-            re.compile(rb"(-?0*[0-9]{1,9})?"),
-            "an integer of 1 to 9 digits or empty",
-        )
-        for name in _TABLES
-    },
+    | {name: HEXADECIMAL if name in _HEXADECIMAL else _INTEGER for name in _TABLES},
 )
 _HEADER = ",".join(_FORMAT.columns)
-_SCHEMA = pl.Schema(
-    {name: pl.Int64 if name in _INTEGERS else pl.String for name in _FORMAT.columns}
-)
 _MAX_INTEGER = 10**9 - 1
-_MAX_HEXADECIMAL_DIGITS = 8
 _LOW_WORD = (1 << 32) - 1
 _FIRST_LINE = 2  # of the rows: the header is line 1
 _MONDAY_OF_THE_EPOCH = 3  # 1970-01-01 was a Thursday: three days after a Monday
@@ -199,32 +196,15 @@ def _parse(lines: bytes, path: Path, first_line: int) -> tuple[np.ndarray, Batch
 
     `first_line` is for error messages only.
     """
-    # polars fills short lines with nulls and lets some of these bytes pass.
-    if not _FORMAT.has_width(lines) or any(byte in lines for byte in b"+ \r"):
-        _FORMAT.check(lines, path, first_line)
-    strings, integers = pl.col(_HEXADECIMAL), pl.col(_INTEGERS)
-    values = strings.str.to_integer(base=16, strict=False)
-    try:
-        frame = pl.read_csv(
-            lines, has_header=False, separator=",", quote_char=None, schema=_SCHEMA
-        )
-        usable = frame.select(
-            pl.col("click").is_in(["0", "1"]).fill_null(False).all(),
-            pl.col("hour").str.contains("^[0-9]{8}$").fill_null(False).all(),
-            integers.is_between(-_MAX_INTEGER, _MAX_INTEGER).all(),
-            (
-                (strings.is_null() == values.is_null())
-                & (values.fill_null(0) >= 0)
-                & (strings.str.len_bytes().fill_null(0) <= _MAX_HEXADECIMAL_DIGITS)
-            ).all(),
-        )
-        if not all(usable.row(0)):
-            raise pl.exceptions.ComputeError("a value is not in range")
-    except pl.exceptions.PolarsError as error:
-        _FORMAT.check(lines, path, first_line)
-        raise DataError(
-            f"{path}: after line {first_line - 1}: {error}; the Avazu format is needed"
-        ) from error
+    integers = pl.col(_INTEGERS)
+    values, values_usable = hexadecimal(_HEXADECIMAL)
+    usable = [
+        is_binary("click"),
+        pl.col("hour").str.contains("^[0-9]{8}$").fill_null(False).all(),
+        integers.is_between(-_MAX_INTEGER, _MAX_INTEGER).all(),
+        values_usable,
+    ]
+    frame = _FORMAT.parse(lines, path, first_line, usable)
     hours = frame["hour"].cast(pl.Int64).to_numpy()
     ids = np.empty((len(hours), 2 + len(_TABLES)), np.int64)
     ids[:, :2] = _clock(hours, path, first_line)

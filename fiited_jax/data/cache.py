@@ -121,9 +121,9 @@ def _identity(path: Path) -> tuple[str, int, int]:
         resolved = path.resolve()
         status = resolved.stat()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, "a readable file") from error
     if not resolved.is_file():
-        raise DataError(f"{path}: is not a regular file, a text file is needed")
+        raise DataError(f"{path}: is not a regular file, one is needed")
     return str(resolved), status.st_size, status.st_mtime_ns
 
 

@@ -11,7 +11,15 @@ import numpy as np
 import polars as pl
 
 from .file_stream import FileStream
-from .lines import LineFormat, cut_rows
+from .lines import (
+    BINARY,
+    HEXADECIMAL,
+    Column,
+    LineFormat,
+    cut_rows,
+    hexadecimal,
+    is_binary,
+)
 from .stream import MISSING_CATEGORY, Batch, DataError, check_count
 
 __all__ = ["CriteoStream"]
@@ -20,26 +28,20 @@ _NUM_DENSE = 13
 _NUM_TABLES = 26
 _DENSE = [f"I{number}" for number in range(1, _NUM_DENSE + 1)]
 _TABLES = [f"C{number}" for number in range(1, _NUM_TABLES + 1)]
-_DIGITS = (
+_DIGITS = Column(
     re.compile(rb"([+-]?0*[0-9]{1,18})?"),
     "an integer of 1 to 18 digits or empty",
-)
-_HEXADECIMAL = (
-    re.compile(rb"([0-9a-fA-F]{1,8})?"),
-    "1 to 8 hexadecimal digits or empty",
+    pl.Int64,
 )
 _FORMAT = LineFormat(
+    "the Criteo format",
     b"\t",
     "separated by tabs",
-    {"label": (re.compile(rb"[01]"), "0 or 1")}
+    {"label": BINARY}
     | dict.fromkeys(_DENSE, _DIGITS)
-    | dict.fromkeys(_TABLES, _HEXADECIMAL),
-)
-_SCHEMA = pl.Schema(
-    {name: pl.Int64 if name in _DENSE else pl.String for name in _FORMAT.columns}
+    | dict.fromkeys(_TABLES, HEXADECIMAL),
 )
 _MAX_INTEGER = 10**18 - 1
-_MAX_HEXADECIMAL_DIGITS = 8
 
 
 class CriteoStream(FileStream):
@@ -112,32 +114,15 @@ class CriteoStream(FileStream):
 
 def _parse(lines: bytes, path: Path, first_row: int) -> Batch:
     """Parse whole lines; `first_row` (from 0) is for error messages only."""
-    # polars fills short lines with nulls and lets some of these bytes pass.
-    if not _FORMAT.has_width(lines) or any(byte in lines for byte in b"+ \r"):
-        _FORMAT.check(lines, path, first_row + 1)
-    category = pl.col(_TABLES)
-    ids = category.str.to_integer(base=16, strict=False)
-    try:
-        frame = pl.read_csv(
-            lines, has_header=False, separator="\t", quote_char=None, schema=_SCHEMA
-        )
-        usable = frame.select(
-            pl.col("label").is_in(["0", "1"]).fill_null(False).all(),
-            pl.col(_DENSE).is_between(-_MAX_INTEGER, _MAX_INTEGER).all(),
-            (
-                (category.is_null() == ids.is_null())
-                & (ids.fill_null(0) >= 0)
-                & (category.str.len_bytes().fill_null(0) <= _MAX_HEXADECIMAL_DIGITS)
-            ).all(),
-        )
-        if not all(usable.row(0)):
-            raise pl.exceptions.ComputeError("a value is not in range")
-    except pl.exceptions.PolarsError as error:
-        _FORMAT.check(lines, path, first_row + 1)
-        raise DataError(
-            f"{path}: after line {first_row}: {error}; the Criteo format is needed"
-        ) from error
-    dense = frame.select(_DENSE).fill_null(0).to_numpy(order="c")
+    integers = pl.col(_DENSE)
+    ids, ids_usable = hexadecimal(_TABLES)
+    usable = [
+        is_binary("label"),
+        integers.is_between(-_MAX_INTEGER, _MAX_INTEGER).all(),
+        ids_usable,
+    ]
+    frame = _FORMAT.parse(lines, path, first_row + 1, usable)
+    dense = frame.select(integers.fill_null(0)).to_numpy(order="c")
     return Batch(
         frame["label"].cast(pl.Float32).to_numpy(writable=True),
         np.log1p(np.maximum(dense, 0).astype(np.float32)),

@@ -6,18 +6,52 @@ import dataclasses
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from .stream import DataError
 
-__all__ = ["LineFormat", "cut_rows", "unreadable"]
+__all__ = [
+    "BINARY",
+    "HEXADECIMAL",
+    "Column",
+    "LineFormat",
+    "cut_rows",
+    "hexadecimal",
+    "is_binary",
+    "open_text",
+    "unreadable",
+]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_LINE_BYTES = 1 << 16
+_MAX_HEXADECIMAL_DIGITS = 8
+_UNIT_SEPARATOR = b"\x1f"
+
+
+class Column(NamedTuple):
+    """What a column may hold.
+
+    Attributes:
+      pattern: Of a whole field.
+      allowed: The same in words.
+      dtype: The polars type that `LineFormat.parse` reads it as.
+    """
+
+    pattern: re.Pattern[bytes]
+    allowed: str
+    dtype: type[pl.DataType] = pl.String
+
+
+BINARY = Column(re.compile(rb"[01]"), "0 or 1")
+HEXADECIMAL = Column(
+    re.compile(rb"([0-9a-fA-F]{1,%d})?" % _MAX_HEXADECIMAL_DIGITS),
+    f"1 to {_MAX_HEXADECIMAL_DIGITS} hexadecimal digits or empty",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +59,18 @@ class LineFormat:
     """Lines of a fixed number of columns.
 
     Attributes:
+      name: For messages, such as `"the Criteo format"`.
       separator: What stands between columns.
       separated: The same in words, such as `"separated by tabs"`.
-      columns: By name the pattern of a whole field, and in words what it allows.
+      columns: By name what they may hold.
+      suspicious: Bytes of fields that polars takes and the patterns may not.
     """
 
+    name: str
     separator: bytes
     separated: str
-    columns: Mapping[str, tuple[re.Pattern[bytes], str]]
+    columns: Mapping[str, Column]
+    suspicious: bytes = b"+ \r"
 
     def blocks(self, path: Path, block_bytes: int) -> Iterator[bytes]:
         """Yield a file in pieces of whole lines, each ending in a newline.
@@ -49,7 +87,7 @@ class LineFormat:
         """
         rest = b""
         try:
-            with _open(path) as file:
+            with open_text(path) as file:
                 while block := file.read(block_bytes):
                     block = rest + block
                     end = block.rfind(b"\n") + 1
@@ -67,16 +105,46 @@ class LineFormat:
         if rest:
             yield rest.removesuffix(b"\r") + b"\n"
 
-    def has_width(self, lines: bytes) -> bool:
-        """Return whether all lines have the right number of columns.
+    def parse(
+        self, lines: bytes, path: Path, first_line: int, usable: Sequence[pl.Expr]
+    ) -> pl.DataFrame:
+        """Parse lines; an empty field is null.
 
         Args:
-          lines: Whole lines, at least one; the separator must be a single byte.
+          lines: Whole lines, at least one.
+          path: Their file, for messages.
+          first_line: The number of the first of them, for messages.
+          usable: Single booleans: whether what polars has parsed is allowed.
+
+        Raises:
+          DataError: Names the first line that breaks the format.
         """
-        data = np.frombuffer(lines, np.uint8)
-        starts = np.append(0, np.flatnonzero(data[:-1] == ord("\n")) + 1)
-        found = np.add.reduceat(data == ord(self.separator), starts, dtype=np.int32)
-        return bool(np.all(found == len(self.columns) - 1))
+        plain, separator, suspicious = lines, self.separator, self.suspicious
+        if len(separator) > 1:  # than polars can
+            plain = lines.replace(separator, _UNIT_SEPARATOR)
+            separator = _UNIT_SEPARATOR
+            suspicious += separator
+        # polars fills short lines with nulls.
+        if not _has_width(plain, separator, len(self.columns)) or any(
+            byte in lines for byte in suspicious
+        ):
+            self.check(lines, path, first_line)
+        try:
+            frame = pl.read_csv(
+                plain,
+                has_header=False,
+                separator=separator.decode(),
+                quote_char=None,
+                schema={name: column.dtype for name, column in self.columns.items()},
+            )
+            if not all(frame.select(*usable).row(0)):
+                raise pl.exceptions.ComputeError("a value is not in range")
+        except pl.exceptions.PolarsError as error:
+            self.check(lines, path, first_line)
+            raise DataError(
+                f"{path}: in or after line {first_line}: {error}; {self.name} is needed"
+            ) from error
+        return frame
 
     def check(self, lines: bytes, path: Path, first_line: int) -> None:
         """Look at every field; slow, to find out what is wrong.
@@ -96,14 +164,29 @@ class LineFormat:
                     f"{path}: line {number} has {len(fields)} columns, "
                     f"must have {len(self.columns)} {self.separated}"
                 )
-            for (name, (pattern, allowed)), field in zip(
-                self.columns.items(), fields, strict=True
-            ):
-                if not pattern.fullmatch(field):
+            for (name, column), field in zip(self.columns.items(), fields, strict=True):
+                if not column.pattern.fullmatch(field):
                     raise DataError(
                         f"{path}: line {number}, column {name} is "
-                        f"{repr(field[:40])[1:]}, must be {allowed}"
+                        f"{repr(field[:40])[1:]}, must be {column.allowed}"
                     )
+
+
+def is_binary(name: str) -> pl.Expr:
+    """Return whether a column parsed from `BINARY` is as it must be."""
+    return pl.col(name).is_in(["0", "1"]).fill_null(False).all()
+
+
+def hexadecimal(names: Sequence[str]) -> tuple[pl.Expr, pl.Expr]:
+    """Return the values of `HEXADECIMAL` columns, and if they are as they must be.
+
+    The values are int64, null where a field is empty.
+    """
+    text = pl.col(names)
+    values = text.str.to_integer(base=16, strict=False)
+    usable = (text.is_null() == values.is_null()) & (values.fill_null(0) >= 0)
+    usable &= text.str.len_bytes().fill_null(0) <= _MAX_HEXADECIMAL_DIGITS
+    return values, usable.all()
 
 
 def cut_rows(blocks: Iterable[bytes], start: int, stop: int) -> Iterator[bytes]:
@@ -124,15 +207,25 @@ def cut_rows(blocks: Iterable[bytes], start: int, stop: int) -> Iterator[bytes]:
             return
 
 
-def unreadable(path: Path, error: Exception) -> DataError:
-    """Return the error that says that a file cannot be read."""
-    return DataError(
-        f"{path}: cannot be read ({error}); a readable text file, plain or whole gzip, "
-        "is needed"
-    )
-
-
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+def open_text(path: Path) -> BinaryIO | gzip.GzipFile:
+    """Open a file, plain or gzip whatever its name."""
     with path.open("rb") as file:
         compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     return gzip.GzipFile(path) if compressed else path.open("rb")
+
+
+def unreadable(
+    path: Path,
+    error: Exception,
+    needed: str = "a readable text file, plain or whole gzip,",
+) -> DataError:
+    """Return the error that says that a file cannot be read."""
+    return DataError(f"{path}: cannot be read ({error}); {needed} is needed")
+
+
+def _has_width(lines: bytes, separator: bytes, num_columns: int) -> bool:
+    """Return whether all lines, at least one, have this many columns."""
+    data = np.frombuffer(lines, np.uint8)
+    starts = np.append(0, np.flatnonzero(data[:-1] == ord("\n")) + 1)
+    found = np.add.reduceat(data == ord(separator), starts, dtype=np.int32)
+    return bool(np.all(found == num_columns - 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import zlib
@@ -13,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from .file_stream import FileStream
-from .lines import LineFormat
+from .lines import Column, LineFormat, unreadable
 from .stream import PADDING, Batch, DataError, check_count
 
 __all__ = ["MovieLensStream"]
@@ -24,31 +23,33 @@ _ZIP_PREFIX = 3  # digits: the sorting centre
 _BLOCK = 1 << 14
 _BLOCK_BYTES = 1 << 22
 
-_ID = (re.compile(rb"0*[0-9]{1,18}"), "an integer of 1 to 18 digits")
-_TEXT = (re.compile(rb".*"), "anything")
-_RATED = {
-    "user": _ID,
-    "movie": _ID,
-    "rating": (re.compile(rb"[1-5]"), "1, 2, 3, 4 or 5"),
-}
-_CSV = LineFormat(b",", "separated by commas", _RATED)
-_DAT = LineFormat(b"::", "separated by ::", {**_RATED, "timestamp": _ID})
+_ID = Column(re.compile(rb"0*[0-9]{1,18}"), "an integer of 1 to 18 digits", pl.Int64)
+_TEXT = Column(re.compile(rb".*"), "anything")
+_STARS = Column(re.compile(rb"[1-5]"), "1, 2, 3, 4 or 5")
+_RATED = {"user": _ID, "movie": _ID, "rating": _STARS}
+_SUSPICIOUS = b"+- \r"
+_COLONS = (b"::", "separated by ::")
+_RATINGS = "the format of MovieLens ratings"
+_CSV = LineFormat(_RATINGS, b",", "separated by commas", _RATED, _SUSPICIOUS)
+_DAT = LineFormat(_RATINGS, *_COLONS, {**_RATED, "timestamp": _ID}, _SUSPICIOUS)
 _USERS = LineFormat(
-    b"::",
-    "separated by ::",
+    "the format of MovieLens users",
+    *_COLONS,
     {
         "user": _ID,
-        "gender": (re.compile(rb"[FM]"), "F or M"),
+        "gender": Column(re.compile(rb"[FM]"), "F or M"),
         "age": _ID,
         "occupation": _ID,
-        "zip code": (
+        "zip code": Column(
             re.compile(rb"([0-9]{%d}.*)?" % _ZIP_PREFIX),
             f"empty or begin with {_ZIP_PREFIX} digits",
         ),
     },
 )
 _MOVIES = LineFormat(
-    b"::", "separated by ::", {"movie": _ID, "title": _TEXT, "genres": _TEXT}
+    "the format of MovieLens movies",
+    *_COLONS,
+    {"movie": _ID, "title": _TEXT, "genres": _TEXT},
 )
 _YEAR = re.compile(rb"\(([0-9]{4})\) *$")
 _MAX_ID = 10**18 - 1
@@ -105,7 +106,10 @@ class MovieLensStream(FileStream):
         cache_dir: str | os.PathLike[str] | None = None,
     ):
         check_count("seed", seed, low=0)
-        ratings, users, movies = _find_files(Path(path))
+        try:
+            ratings, users, movies = _find_files(Path(path))
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise unreadable(Path(path), error) from error
         super().__init__(
             path,
             test_fraction,
@@ -195,28 +199,11 @@ def _read_ratings(files: list[Path], path: Path) -> tuple[np.ndarray, np.ndarray
 def _parse_ratings(lines: bytes, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Parse a whole file into (user, movie) int64[N, 2] and liked bool[N]."""
     line_format = _DAT if b"::" in lines[: lines.index(b"\n")] else _CSV
-    plain = lines
-    # polars fills short lines with nulls and lets some of these bytes pass.
-    suspicious = [b"+", b" ", b"-", b"\r"]
-    if line_format is _DAT:
-        plain = lines.replace(b"::", b",")
-        suspicious.append(b",")
-    commas = dataclasses.replace(line_format, separator=b",")
-    if not commas.has_width(plain) or any(byte in lines for byte in suspicious):
-        line_format.check(lines, path, 1)
-    schema = dict.fromkeys(line_format.columns, pl.Int64) | {"rating": pl.String}
-    numbers = pl.col(pl.Int64)
-    try:
-        frame = pl.read_csv(plain, has_header=False, quote_char=None, schema=schema)
-        usable = frame.select(
-            pl.col("rating").is_in(list("12345")).fill_null(False).all(),
-            numbers.is_between(0, _MAX_ID).fill_null(False).all(),
-        )
-        if not all(usable.row(0)):
-            raise pl.exceptions.ComputeError("a value is not in range")
-    except pl.exceptions.PolarsError as error:
-        line_format.check(lines, path, 1)
-        raise DataError(f"{path}: {error}; MovieLens ratings are needed") from error
+    usable = [
+        pl.col("rating").is_in(list("12345")).fill_null(False).all(),
+        pl.col(pl.Int64).is_between(0, _MAX_ID).fill_null(False).all(),
+    ]
+    frame = line_format.parse(lines, path, 1, usable)
     return (
         frame.select("user", "movie").to_numpy(),
         frame.select(pl.col("rating") >= _MIN_LIKED).to_numpy()[:, 0],

@@ -192,13 +192,13 @@ def test_vocabulary_is_that_of_the_train_split(tmp_path, sort):
 def passes(monkeypatch):
     """Collect the paths of the passes over files."""
     opened = []
-    open_file = module._open
+    open_file = module.open_text
 
     def counting(path):
         opened.append(path)
         return open_file(path)
 
-    monkeypatch.setattr(module, "_open", counting)
+    monkeypatch.setattr(module, "open_text", counting)
     return opened
 
 

@@ -21,13 +21,13 @@ def cache_dir(tmp_path, monkeypatch):
 def passes(monkeypatch):
     """Collect the paths of the passes over files."""
     opened = []
-    open_file = module._open
+    open_file = module.open_text
 
     def counting(path):
         opened.append(path)
         return open_file(path)
 
-    monkeypatch.setattr(module, "_open", counting)
+    monkeypatch.setattr(module, "open_text", counting)
     return opened
 
 

@@ -330,6 +330,8 @@ def test_a_pair_that_comes_twice(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"none: cannot be read \(.*No such file"):
         MovieLensStream(tmp_path / "none")
+    with pytest.raises(DataError, match=r"aaa: cannot be read \(.*too long"):
+        MovieLensStream(tmp_path / ("a" * 300))
     folder = tmp_path / "ml"
     folder.mkdir()
     write(folder / "users.dat", users_dat())
