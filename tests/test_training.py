@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import criteo_rows
 from fiited_jax import cli, training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.models import DLRM
@@ -20,17 +21,6 @@ from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
 
 METHODS = ("fiited", "full", "hash", "small_dim")
-
-
-class Silent:
-    def start(self, num_steps):
-        self.num_steps = num_steps
-
-    def log(self, record):
-        pass
-
-    def stop(self):
-        pass
 
 
 def small(**fields):
@@ -52,7 +42,7 @@ def stream():
 
 def run(options, stream):
     trainer = training.Trainer(options, stream)
-    return trainer, trainer.train(Silent())
+    return trainer, trainer.train(training.SilentReporter())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -169,14 +159,7 @@ def test_auc_so_far_is_close_to_the_exact_one():
 
 
 def write_criteo(path, num_rows=400):
-    rng = np.random.default_rng(0)
-    lines = []
-    for _ in range(num_rows):
-        numbers = [str(n) if n else "" for n in rng.integers(0, 9, 13)]
-        words = [f"{n:08x}" if n else "" for n in rng.integers(0, 40, 26)]
-        lines.append("\t".join([str(rng.integers(0, 2)), *numbers, *words]) + "\n")
-    path.write_text("".join(lines))
-    return path
+    return criteo_rows.write(path, criteo_rows.make_rows(num_rows))
 
 
 def write_avazu(path, num_rows=400):

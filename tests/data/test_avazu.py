@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fiited_jax.data import AvazuStream, Batch, DataError, Vocabulary
-from fiited_jax.data import lines as module
+from stream_checks import assert_same, joined
 
 HEADER = (
     "id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,"
@@ -66,18 +66,6 @@ def expected(rows):
         np.ones((len(rows), 1), np.float32),
         np.array(ids, np.int64),
     )
-
-
-def joined(stream, split, batch_size=7):
-    batches = list(stream.batches(split, batch_size))
-    assert all(len(batch.labels) == batch_size for batch in batches[:-1])
-    return Batch(*map(np.concatenate, zip(*batches, strict=True)))
-
-
-def assert_same(left, right):
-    for one, other in zip(left, right, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
 
 
 def assert_holds(stream, rows, num_train):
@@ -186,20 +174,6 @@ def test_vocabulary_is_that_of_the_train_split(tmp_path, sort):
     for found, ids in zip(stream.vocabulary().tables, wanted.tables, strict=True):
         np.testing.assert_array_equal(found, ids)
     assert stream.vocabulary() is stream.vocabulary()
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """Collect the paths of the passes over files."""
-    opened = []
-    open_file = module.open_text
-
-    def counting(path):
-        opened.append(path)
-        return open_file(path)
-
-    monkeypatch.setattr(module, "open_text", counting)
-    return opened
 
 
 @pytest.mark.parametrize("sort", [in_order, list], ids=["sorted", "unsorted"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fiited_jax.data import Batch, DataError, MovieLensStream, Vocabulary
+from stream_checks import assert_same, joined, whole
 
 GENRES = ["Action", "Children's", "Comedy", "Drama", "Sci-Fi"]
 
@@ -91,23 +92,6 @@ def expected(ratings, seed=0):
         np.ones((len(ratings), 1), np.float32),
         np.array(ids, np.int64),
     )
-
-
-def joined(stream, split, batch_size=7):
-    batches = list(stream.batches(split, batch_size))
-    assert all(len(batch.labels) == batch_size for batch in batches[:-1])
-    return Batch(*map(np.concatenate, zip(*batches, strict=True)))
-
-
-def whole(stream):
-    parts = (joined(stream, split) for split in ("train", "test"))
-    return Batch(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def assert_same(left, right):
-    for one, other in zip(left, right, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("folds", [True, False])
