@@ -201,6 +201,14 @@ def test_every_data_set_is_opened_by_its_name(data, num_tables, tmp_path):
     assert (stream.num_train, stream.num_test) == (300, 100)
 
 
+@pytest.mark.parametrize(
+    ("data", "num_test"), [("avazu", 80), ("criteo", 80), ("movielens", 40)]
+)
+def test_the_share_of_the_test_split_is_that_of_the_data_set(data, num_test, tmp_path):
+    path = WRITERS[data](tmp_path / "rows")
+    assert training.open_stream(small(data=data, path=path)).num_test == num_test
+
+
 @pytest.mark.parametrize("data", ["avazu", "movielens"])
 def test_every_data_set_trains(data, tmp_path, capsys):
     path = WRITERS[data](tmp_path / "rows")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,12 @@ class AvazuStream(FileStream):
     test split would be new. Hexadecimal digits become their value as an id and an
     integer x becomes x modulo 2**32, so both are without collisions; an empty field
     becomes `MISSING_CATEGORY`. Avazu has no dense features; the single one here is a
-    constant 1, from which a model can learn a bias. The test split is the last
-    `round(num_rows * test_fraction)` rows.
+    constant 1, from which a model can learn a bias.
+
+    The test split is the last `round(num_days * test_fraction)` of the days that have
+    rows: of the ten days from Kaggle the last two, by default. A file of so few days
+    that one of the splits would have less than a day is cut by rows instead, the test
+    split being the last `round(num_rows * test_fraction)`.
 
     Opening the stream reads and checks the whole file once, and the first
     `vocabulary()` reads the train split once more. What they find is kept in
@@ -85,7 +90,7 @@ class AvazuStream(FileStream):
 
     Args:
       path: The file.
-      test_fraction: Share of rows in the test split, above 0 and below 1.
+      test_fraction: Share of days in the test split, above 0 and below 1.
       cache_dir: Folder of the cache; by default the environment variable
         `FIITED_CACHE_DIR` or else `~/.cache/fiited_jax`.
       block_bytes: Bytes read at a time, after decompression.
@@ -111,8 +116,8 @@ class AvazuStream(FileStream):
         check_count("block_bytes", block_bytes)
         super().__init__(path, test_fraction, cache_dir)
         self._block_bytes = block_bytes
-        num_rows, in_order = self._cache.counts(2, self._count_rows)
-        self._cut(num_rows)
+        num_rows, in_order, num_test = self._cache.counts(3, self._count_rows)
+        self._cut(num_rows, num_test)
         self._in_order = bool(in_order)
         self._kept: tuple[Batch, np.ndarray] | None = None
 
@@ -166,17 +171,35 @@ class AvazuStream(FileStream):
             if block:
                 yield block
 
-    def _count_rows(self) -> tuple[int, int]:
-        num_rows, last, in_order = 0, 0, True
+    def _count_rows(self) -> tuple[int, int, int]:
+        """Return how many rows there are, if they are in order, how many are tests."""
+        days: collections.Counter[int] = collections.Counter()
+        last, in_order = 0, True
         for block in self._rows():
-            hours, _ = _parse(block, self.path, num_rows + _FIRST_LINE)
+            hours, _ = _parse(block, self.path, days.total() + _FIRST_LINE)
             in_order &= last <= hours[0] and not np.any(hours[1:] < hours[:-1])
-            num_rows, last = num_rows + len(hours), hours[-1]
-        if num_rows == 0:
+            last = hours[-1]
+            found, counts = np.unique(hours // 100, return_counts=True)
+            days.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        if not days:
             raise DataError(
                 f"{self.path}: is empty, a header and at least 2 rows are needed"
             )
-        return num_rows, int(in_order)
+        return days.total(), int(in_order), _num_test(days, self._test_fraction)
+
+
+def _num_test(days: Mapping[int, int], test_fraction: float) -> int:
+    """Return the rows of the test split, by the number of rows of every day.
+
+    >>> _num_test({141021: 10, 141023: 10, 141022: 30}, 0.4)
+    10
+    >>> _num_test({141021: 10, 141022: 30}, 0.4)  # less than a day
+    16
+    """
+    num_test_days = len(days) * test_fraction
+    if 1 <= num_test_days <= len(days) - 1:
+        return sum(days[day] for day in sorted(days)[-round(num_test_days) :])
+    return round(sum(days.values()) * test_fraction)
 
 
 def _check_header(header: bytes, path: Path) -> None:

@@ -22,7 +22,7 @@ class FileStream(abc.ABC):
 
     Args:
       path: What the user named.
-      test_fraction: Share of rows in the test split, above 0 and below 1.
+      test_fraction: Share of the stream in the test split, above 0 and below 1.
       cache_dir: Folder of the cache, see `FileCache`.
       files: The files that are read, by default `path` alone.
       options: What the order of rows depends on besides the files.
@@ -79,9 +79,11 @@ class FileStream(abc.ABC):
     def _examples(self, start: int, stop: int) -> Iterator[Batch]:
         """Iterate over rows [start, stop) of the stream, in batches of any size."""
 
-    def _cut(self, num_rows: int) -> None:
-        """Cut the rows into the two splits."""
-        self.num_test = round(num_rows * self._test_fraction)
+    def _cut(self, num_rows: int, num_test: int | None = None) -> None:
+        """Cut the rows into the two splits, by default by the share of rows."""
+        if num_test is None:
+            num_test = round(num_rows * self._test_fraction)
+        self.num_test = num_test
         self.num_train = num_rows - self.num_test
         if not self.num_train or not self.num_test:
             raise DataError(

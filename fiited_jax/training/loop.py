@@ -86,16 +86,16 @@ def open_stream(options: TrainOptions) -> ClickStream:
     Raises:
       DataError: if it cannot be read.
     """
+    test_fraction = options.split_fraction()
     if options.path is None:
-        num_test = round(_DEMO_EXAMPLES * options.test_fraction)
+        num_test = round(_DEMO_EXAMPLES * test_fraction)
         if not 0 < num_test < _DEMO_EXAMPLES:
             raise ValueError(
                 f"test_fraction must leave each split of the demo's {_DEMO_EXAMPLES} "
-                f"examples at least one, got {options.test_fraction}"
+                f"examples at least one, got {test_fraction}"
             )
         return DemoStream(_DEMO_EXAMPLES - num_test, num_test)
-    reader = _READERS[options.data]
-    return reader(options.path, test_fraction=options.test_fraction)
+    return _READERS[options.data](options.path, test_fraction=test_fraction)
 
 
 class Trainer:

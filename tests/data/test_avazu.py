@@ -68,10 +68,45 @@ def expected(rows):
     )
 
 
-def assert_holds(stream, rows, num_train):
-    assert (stream.num_train, stream.num_test) == (num_train, len(rows) - num_train)
-    assert_same(joined(stream, "train"), expected(rows[:num_train]))
-    assert_same(joined(stream, "test"), expected(rows[num_train:]))
+def cut(rows, fraction=0.2):
+    """Cut rows in order of hour into the two splits."""
+    days = sorted({row[2][:6] for row in rows})
+    if 1 <= fraction * len(days) <= len(days) - 1:
+        first = days[-round(fraction * len(days))]
+        num_train = sum(row[2][:6] < first for row in rows)
+    else:
+        num_train = len(rows) - round(fraction * len(rows))
+    return rows[:num_train], rows[num_train:]
+
+
+def assert_holds(stream, rows, fraction=0.2):
+    train, test = cut(rows, fraction)
+    assert (stream.num_train, stream.num_test) == (len(train), len(test))
+    assert_same(joined(stream, "train"), expected(train))
+    assert_same(joined(stream, "test"), expected(test))
+
+
+@pytest.mark.parametrize(
+    ("days", "fraction", "num_train"),
+    [
+        ([7, 9, 4, 4, 5, 6, 5, 8, 9, 3], 0.2, 48),  # as Kaggle's: 8 days and 2
+        ([7, 9, 4, 4, 5, 6, 5, 8, 9, 3], 0.1, 57),
+        ([5, 0, 0, 6, 0, 7], 0.34, 11),  # only days with rows count
+        ([20, 0, 0, 1], 0.5, 20),
+        ([9, 8, 7], 0.2, 19),  # by rows: the test split would have no day
+        ([9, 8, 7], 0.8, 5),  # by rows: the train split would have no day
+        ([10], 0.2, 8),
+    ],
+)
+def test_the_split_is_at_midnight(tmp_path, days, fraction, num_train):
+    rows = make_rows(sum(days))
+    for row, day in zip(rows, np.repeat(range(len(days)), days), strict=True):
+        row[2] = f"1410{21 + day}{row[2][6:]}"
+    for place, order in enumerate((rows, rows[::-1], in_order(rows))):
+        path = write(tmp_path / f"f{place}", order)
+        stream = AvazuStream(path, fraction, block_bytes=700)
+        assert (stream.num_train, stream.num_test) == (num_train, len(rows) - num_train)
+        assert_holds(stream, in_order(order), fraction)
 
 
 def test_values_and_missing_values(tmp_path):
@@ -98,8 +133,8 @@ def test_rows_come_in_order_of_hour_whatever_the_blocks(tmp_path, sort, block_by
     assert rows != in_order(rows)
     path = write(tmp_path / "f", sort(rows))
     stream = AvazuStream(path, 0.3, block_bytes=block_bytes)
-    assert_holds(stream, in_order(rows), 71)
-    assert_holds(stream, in_order(rows), 71)  # a second epoch
+    assert_holds(stream, in_order(rows), 0.3)
+    assert_holds(stream, in_order(rows), 0.3)  # a second epoch
 
 
 @pytest.mark.parametrize("block_bytes", [150, 1 << 22])
@@ -111,13 +146,13 @@ def test_one_row_out_of_order_is_found_anywhere(tmp_path, block_bytes):
         swapped = [*rows]
         swapped[place : place + 2] = rows[place + 1], rows[place]
         path = write(tmp_path / f"f{place}", swapped)
-        assert_holds(AvazuStream(path, 0.5, block_bytes=block_bytes), rows, 6)
+        assert_holds(AvazuStream(path, 0.5, block_bytes=block_bytes), rows, 0.5)
 
 
 def test_more_unsorted_rows_than_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr("fiited_jax.data.avazu._SORTED_BLOCK", 8)
     rows = make_rows(50)
-    assert_holds(AvazuStream(write(tmp_path / "f", rows)), in_order(rows), 40)
+    assert_holds(AvazuStream(write(tmp_path / "f", rows)), in_order(rows))
 
 
 @pytest.mark.parametrize("sort", [in_order, list], ids=["sorted", "unsorted"])
@@ -129,15 +164,16 @@ def test_line_ends_and_compression(tmp_path, sort, end, last_end, compress):
     content = encode(sort(rows), end)
     content = content if last_end else content.removesuffix(end.encode())
     path = write(tmp_path / "named_anyhow.txt", compress(content))
-    assert_holds(AvazuStream(path, block_bytes=600), in_order(rows), 32)
+    assert_holds(AvazuStream(path, block_bytes=600), in_order(rows))
 
 
 @pytest.mark.parametrize("sort", [in_order, list], ids=["sorted", "unsorted"])
 def test_batch_size_does_not_matter(tmp_path, sort):
     rows = sort(make_rows(50))
     stream = AvazuStream(write(tmp_path / "f", rows), block_bytes=2000)
-    whole = joined(stream, "train", 40)
-    for batch_size in (1, 3, 39, 41):
+    size = stream.num_train
+    whole = joined(stream, "train", size)
+    for batch_size in (1, 3, size - 1, size + 1):
         assert_same(joined(stream, "train", batch_size), whole)
 
 
@@ -161,7 +197,7 @@ def test_memory_of_a_sorted_file_is_bounded_by_the_block(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert seen == 16_000
+    assert seen == 400 * len(cut(rows)[0])
     assert path.stat().st_size > 2_000_000
     assert peak < 1_000_000
 
@@ -170,7 +206,7 @@ def test_memory_of_a_sorted_file_is_bounded_by_the_block(tmp_path):
 def test_vocabulary_is_that_of_the_train_split(tmp_path, sort):
     rows = make_rows(60)
     stream = AvazuStream(write(tmp_path / "f", sort(rows)), block_bytes=3000)
-    wanted = Vocabulary.from_batches([expected(in_order(rows)[:48]).ids], 23)
+    wanted = Vocabulary.from_batches([expected(cut(in_order(rows))[0]).ids], 23)
     for found, ids in zip(stream.vocabulary().tables, wanted.tables, strict=True):
         np.testing.assert_array_equal(found, ids)
     assert stream.vocabulary() is stream.vocabulary()
@@ -186,13 +222,15 @@ def test_the_second_stream_reads_nothing_to_open(tmp_path, passes, sort):
     second = AvazuStream(path)
     assert second.vocabulary().num_pairs == num_pairs
     assert len(passes) == 2
-    assert_holds(second, in_order(rows), 24)
+    assert_holds(second, in_order(rows))
     AvazuStream(path, 0.5)
     write(path, in_order(rows)[:20])
-    assert_holds(AvazuStream(path), in_order(rows)[:20], 16)
+    assert_holds(AvazuStream(path), in_order(rows)[:20])
 
 
-@pytest.mark.parametrize("content", [b"", b"30", b"30 x", b"0 1", b"30 -1", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"30 1", b"30 1 x", b"0 1 6", b"30 1 -1", b"\xff"]
+)
 def test_a_damaged_cache_is_ignored(tmp_path, content):
     rows = make_rows(30)
     path = write(tmp_path / "f", rows)
@@ -200,7 +238,7 @@ def test_a_damaged_cache_is_ignored(tmp_path, content):
     for file in (tmp_path / "cache").iterdir():
         file.write_bytes(content)
     stream = AvazuStream(path)
-    assert_holds(stream, in_order(rows), 24)
+    assert_holds(stream, in_order(rows))
     assert stream.vocabulary().num_pairs > 0
 
 
