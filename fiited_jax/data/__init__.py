@@ -10,6 +10,9 @@ from .stream import ClickStream as ClickStream
 from .stream import DataError as DataError
 from .stream import Split as Split
 from .stream import rebatch as rebatch
+from .table import TableStream as TableStream
+from .table import text_id as text_id
+from .table_schema import TableSchema as TableSchema
 from .vocabulary import Vocabulary as Vocabulary
 
 __all__ = [
@@ -22,6 +25,9 @@ __all__ = [
     "DemoStream",
     "MovieLensStream",
     "Split",
+    "TableSchema",
+    "TableStream",
     "Vocabulary",
     "rebatch",
+    "text_id",
 ]

@@ -216,11 +216,12 @@ def open_text(path: Path) -> BinaryIO | gzip.GzipFile:
 
 def unreadable(
     path: Path,
-    error: Exception,
+    error: BaseException,
     needed: str = "a readable text file, plain or whole gzip,",
 ) -> DataError:
     """Return the error that says that a file cannot be read."""
-    return DataError(f"{path}: cannot be read ({error}); {needed} is needed")
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    return DataError(f"{path}: cannot be read ({text}); {needed} is needed")
 
 
 def _has_width(lines: bytes, separator: bytes, num_columns: int) -> bool:
