@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import criteo_rows
+from criteo_rows import make_rows, write
 from fiited_jax import cli, training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.models import DLRM
 from fiited_jax.training import loop, metrics
 from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
+from helpers import refuse
 
 METHODS = ("fiited", "full", "hash", "small_dim")
 
@@ -158,67 +159,8 @@ def test_auc_so_far_is_close_to_the_exact_one():
     assert so_far.value() == pytest.approx(exact, abs=1e-4)
 
 
-def write_criteo(path, num_rows=400):
-    return criteo_rows.write(path, criteo_rows.make_rows(num_rows))
-
-
-def write_avazu(path, num_rows=400):
-    rng = np.random.default_rng(0)
-    tables = [f"site_{kind}" for kind in ("id", "domain", "category")]
-    tables += [f"app_{kind}" for kind in ("id", "domain", "category")]
-    tables += [f"device_{kind}" for kind in ("id", "ip", "model", "type", "conn_type")]
-    names = ["id", "click", "hour", "C1", "banner_pos", *tables]
-    lines = [",".join([*names, *(f"C{number}" for number in range(14, 22))])]
-    for number in range(num_rows):
-        hour = f"141021{rng.integers(24):02d}"
-        ids = map(str, rng.integers(0, 40, 21))
-        lines.append(",".join([str(number), str(rng.integers(2)), hour, *ids]))
-    path.write_text("\n".join(lines))
-    return path
-
-
-def write_movielens(path, num_rows=400):
-    rng = np.random.default_rng(0)
-    lines = [
-        f"{pair // 40},{pair % 40},{rng.integers(1, 6)}\n"
-        for pair in rng.permutation(40 * 40)[:num_rows]
-    ]
-    path.write_text("".join(lines))
-    return path
-
-
-WRITERS = {"avazu": write_avazu, "criteo": write_criteo, "movielens": write_movielens}
-
-
-@pytest.mark.parametrize(
-    ("data", "num_tables"), [("avazu", 23), ("criteo", 26), ("movielens", 2)]
-)
-def test_every_data_set_is_opened_by_its_name(data, num_tables, tmp_path):
-    path = WRITERS[data](tmp_path / "rows")
-    options = small(data=data, path=path, test_fraction=0.25)
-    stream = training.open_stream(options)
-    assert (stream.name, stream.num_tables) == (data, num_tables)
-    assert (stream.num_train, stream.num_test) == (300, 100)
-
-
-@pytest.mark.parametrize(
-    ("data", "num_test"), [("avazu", 80), ("criteo", 80), ("movielens", 40)]
-)
-def test_the_share_of_the_test_split_is_that_of_the_data_set(data, num_test, tmp_path):
-    path = WRITERS[data](tmp_path / "rows")
-    assert training.open_stream(small(data=data, path=path)).num_test == num_test
-
-
-@pytest.mark.parametrize("data", ["avazu", "movielens"])
-def test_every_data_set_trains(data, tmp_path, capsys):
-    path = WRITERS[data](tmp_path / "rows")
-    arguments = ["train", "--data", data, "--path", str(path), "--compression", "1.5"]
-    assert cli.main([*arguments, "--batch-size", "32"]) == 0
-    assert f"fiited on {data}" in capsys.readouterr().out
-
-
 def test_the_command_writes_its_outputs(tmp_path, capsys):
-    path, out = write_criteo(tmp_path / "rows.tsv"), tmp_path / "out"
+    path, out = write(tmp_path / "rows.tsv", make_rows(400)), tmp_path / "out"
     arguments = ["train", "--data", "criteo", "--path", str(path), "--out", str(out)]
     assert cli.main([*arguments, "--batch-size", "32", "--compression", "2"]) == 0
     summary = json.loads((out / "summary.json").read_text())
@@ -251,13 +193,13 @@ def test_what_is_not_a_number_is_null_in_json(tmp_path, stream):
     summary = training.summarize(result, None)
     training.write_outputs(tmp_path, options, result, summary)
 
-    def refuse(text):
+    def refuse_constant(text):
         raise AssertionError(text)
 
     text = (tmp_path / "summary.json").read_text()
-    assert json.loads(text, parse_constant=refuse)["auc"] is None
+    assert json.loads(text, parse_constant=refuse_constant)["auc"] is None
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=refuse)
+        json.loads(line, parse_constant=refuse_constant)
 
 
 def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
@@ -265,7 +207,7 @@ def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Trainer, "train", interrupt)
-    path = write_criteo(tmp_path / "rows.tsv", 50)
+    path = write(tmp_path / "rows.tsv", make_rows(50))
     assert cli.main(["train", "--data", "criteo", "--path", str(path)]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -313,54 +255,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_options_exit_with_2_and_no_traceback(name, tmp_path, capsys):
     arguments, words = REFUSED[name]
-    path = write_criteo(tmp_path / "rows.tsv", 50)
+    path = write(tmp_path / "rows.tsv", make_rows(50))
     base = ["train", "--data", "criteo", "--path", str(path)]
     refuse([*base, *arguments], words, capsys)
-
-
-def refuse(arguments, words, capsys):
-    try:
-        status = cli.main(arguments)
-    except SystemExit as error:
-        status = error.code
-    captured = capsys.readouterr()
-    assert status == 2
-    assert words.replace("_", "-") in captured.err.replace("_", "-")
-    assert "Traceback" not in captured.err
-
-
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "png", "truncated"])
-@pytest.mark.parametrize("data", WRITERS)
-def test_bad_files_exit_with_2_and_no_traceback(data, kind, tmp_path, capsys):
-    path = tmp_path / "rows"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "empty":
-        path.touch()
-    elif kind == "png":
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9)
-    elif kind == "truncated":
-        import gzip
-
-        whole = gzip.compress(WRITERS[data](tmp_path / "plain").read_bytes())
-        path.write_bytes(whole[: len(whole) // 2])
-    refuse(["train", "--data", data, "--path", str(path)], "rows", capsys)
-
-
-@pytest.mark.parametrize("data", WRITERS)
-def test_bad_data_exit_with_2_and_no_traceback(data, tmp_path, capsys):
-    path = WRITERS[data](tmp_path / "rows", 50)
-    with path.open("a") as file:
-        file.write("\nno row\n")
-    base = ["train", "--data", data, "--path", str(path)]
-    refuse(base, "columns", capsys)
-
-
-def test_a_path_is_needed_for_all_data_but_the_demo(tmp_path, capsys):
-    for data in WRITERS:
-        refuse(["train", "--data", data], "path must be given", capsys)
-    refuse(["train", "--path", str(tmp_path)], "path must be given", capsys)
-    refuse(["train", "--data", "none", "--path", str(tmp_path)], "data", capsys)
 
 
 def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):
@@ -368,7 +265,7 @@ def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):
         raise MemoryError
 
     monkeypatch.setattr(training.Trainer, "__init__", fail)
-    path = write_criteo(tmp_path / "rows.tsv", 50)
+    path = write(tmp_path / "rows.tsv", make_rows(50))
     refuse(["train", "--data", "criteo", "--path", str(path)], "memory", capsys)
 
 

@@ -20,7 +20,11 @@ class TrainOptions:
     Attributes:
       data: `demo` generates a click stream; the others read `--path`.
       path: a file in the format of the Kaggle training set for `criteo` and `avazu`; a
-        folder or file of MovieLens-1M for `movielens`. Plain or gzip.
+        folder or file of MovieLens-1M for `movielens`; any csv or parquet file for
+        `table`. Text may be gzip compressed.
+      schema: for `table`, a TOML file that names columns, such as label = "clicked",
+        ids = ["user", "item"], dense = ["price"], order_by = "hour"; with label_min = 4
+        a label from 4 up is a click.
       method: how embeddings are kept; `full`, `small_dim` and `hash` are baselines.
       compression: dense bytes over all-in bytes. The dense table holds the distinct
         (table, id) pairs of the training split and the same optimizer. Default 10,
@@ -45,8 +49,9 @@ class TrainOptions:
       out: folder for config.json, metrics.jsonl, summary.json and plots.
     """
 
-    data: Literal["demo", "avazu", "criteo", "movielens"] = "demo"
+    data: Literal["demo", "avazu", "criteo", "movielens", "table"] = "demo"
     path: Path | None = None
+    schema: Path | None = None
     method: Literal["fiited", "full", "hash", "small_dim"] = "fiited"
     compression: float | None = None
     budget: str | None = None
@@ -72,6 +77,11 @@ class TrainOptions:
             raise ValueError(
                 "path must be given with every data but demo, and not with it, got "
                 f"path={self.path} with data={self.data}"
+            )
+        if (self.schema is None) != (self.data != "table"):
+            raise ValueError(
+                "schema must be given with data=table and only then, got "
+                f"schema={self.schema} with data={self.data}"
             )
         if self.budget is not None and self.compression is not None:
             raise ValueError(
