@@ -5,38 +5,28 @@ import gzip
 import numpy as np
 import pytest
 
-from criteo_rows import make_rows, write
+import avazu_rows
+import criteo_rows
+import movielens_rows
 from fiited_jax import cli, training
 from helpers import refuse
 
 
 def write_criteo(path, num_rows=400):
-    return write(path, make_rows(num_rows))
+    return criteo_rows.write(path, criteo_rows.make_rows(num_rows))
 
 
 def write_avazu(path, num_rows=400):
-    rng = np.random.default_rng(0)
-    tables = [f"site_{kind}" for kind in ("id", "domain", "category")]
-    tables += [f"app_{kind}" for kind in ("id", "domain", "category")]
-    tables += [f"device_{kind}" for kind in ("id", "ip", "model", "type", "conn_type")]
-    names = ["id", "click", "hour", "C1", "banner_pos", *tables]
-    lines = [",".join([*names, *(f"C{number}" for number in range(14, 22))])]
-    for number in range(num_rows):
-        hour = f"141021{rng.integers(24):02d}"
-        ids = map(str, rng.integers(0, 40, 21))
-        lines.append(",".join([str(number), str(rng.integers(2)), hour, *ids]))
-    path.write_text("\n".join(lines))
-    return path
+    """Write rows of one day, which is split by rows."""
+    rows = avazu_rows.make_rows(num_rows)
+    for row in rows:
+        row[2] = f"141021{row[2][6:]}"
+    return avazu_rows.write(path, rows)
 
 
 def write_movielens(path, num_rows=400):
-    rng = np.random.default_rng(0)
-    lines = [
-        f"{pair // 40},{pair % 40},{rng.integers(1, 6)}\n"
-        for pair in rng.permutation(40 * 40)[:num_rows]
-    ]
-    path.write_text("".join(lines))
-    return path
+    ratings = movielens_rows.make_ratings(num_rows)
+    return movielens_rows.write(path, movielens_rows.as_csv(ratings))
 
 
 def write_table(path, num_rows=400):
