@@ -37,16 +37,16 @@ def check_invariants(state: EmbeddingState, config: EmbeddingConfig) -> None:
 
 
 class _View(NamedTuple):
-    """What a state says, decoded."""
+    """What a state says, decoded; on the host, NumPy arrays."""
 
-    keys: Keys  # u32[M]
-    tables: np.ndarray  # i32[M]
-    home: np.ndarray  # i32[M], the bucket each key belongs to
-    extent: np.ndarray  # [M]
-    start: np.ndarray  # i32[M]
-    frames: np.ndarray  # i32[M, K]
-    utility: np.ndarray  # f32[M, U]
-    null_frame: np.ndarray  # f32[1, C]
+    keys: Any  # u32[M]
+    tables: Any  # i32[M]
+    home: Any  # i32[M], the bucket each key belongs to
+    extent: Any  # [M]
+    start: Any  # i32[M]
+    frames: Any  # i32[M, K]
+    utility: Any  # f32[M, U]
+    null_frame: Any  # f32[1, C]
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fiited_jax.data import Batch, CriteoStream
+from stream_checks import assert_same, joined
 
 Row = list[str]
 
@@ -55,22 +56,10 @@ def expected(rows: list[Row]) -> Batch:
     return Batch(labels, np.array(dense, np.float32), np.array(ids, np.int64))
 
 
-def joined(stream: CriteoStream, split, batch_size: int = 7) -> Batch:
-    batches = list(stream.batches(split, batch_size))
-    assert all(len(batch.labels) == batch_size for batch in batches[:-1])
-    return Batch(*map(np.concatenate, zip(*batches, strict=True)))
-
-
 def read_all(path: Path, block_bytes: int):
     stream = CriteoStream(path, block_bytes=block_bytes)
     for split in ("train", "test"):
         list(stream.batches(split, 8))
-
-
-def assert_same(left: Batch, right: Batch):
-    for one, other in zip(left, right, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
 
 
 def assert_holds(stream: CriteoStream, rows: list[Row], num_train: int):

@@ -1,4 +1,4 @@
-"""What several tests share: tolerances, small stores, jitted transitions."""
+"""What several tests share: tolerances, small stores, transitions, refusals."""
 
 import functools
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import fiited_jax as fj
+from fiited_jax import cli
 
 _BASE = {"float32": 1e-6, "bfloat16": 4e-3}
 
@@ -70,3 +71,15 @@ def assert_same_state(left, right) -> None:
         np.testing.assert_array_equal(
             np.asarray(a), np.asarray(b), err_msg=jax.tree_util.keystr(path)
         )
+
+
+def refuse(arguments, words, capsys) -> None:
+    """See that the command ends with status 2, these words and no traceback."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as error:
+        status = error.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert words.replace("_", "-") in captured.err.replace("_", "-")
+    assert "Traceback" not in captured.err

@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "fiited_jax").rglob("*.py"))
 
 # Imports run one way: a module may import what stands on a line above it.
 LAYERS = [
-    {"version"},
+    {"version", "files"},
     {"elementwise", "keys", "scorers"},
     {"sparse_optim"},
     {"config", "state", "utility"},

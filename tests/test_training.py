@@ -12,25 +12,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from criteo_rows import make_rows, write
 from fiited_jax import cli, training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.models import DLRM
 from fiited_jax.training import loop, metrics
 from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
+from helpers import refuse
 
 METHODS = ("fiited", "full", "hash", "small_dim")
-
-
-class Silent:
-    def start(self, num_steps):
-        self.num_steps = num_steps
-
-    def log(self, record):
-        pass
-
-    def stop(self):
-        pass
 
 
 def small(**fields):
@@ -52,7 +43,7 @@ def stream():
 
 def run(options, stream):
     trainer = training.Trainer(options, stream)
-    return trainer, trainer.train(Silent())
+    return trainer, trainer.train(training.SilentReporter())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -168,19 +159,8 @@ def test_auc_so_far_is_close_to_the_exact_one():
     assert so_far.value() == pytest.approx(exact, abs=1e-4)
 
 
-def write_criteo(path, num_rows=400):
-    rng = np.random.default_rng(0)
-    lines = []
-    for _ in range(num_rows):
-        numbers = [str(n) if n else "" for n in rng.integers(0, 9, 13)]
-        words = [f"{n:08x}" if n else "" for n in rng.integers(0, 40, 26)]
-        lines.append("\t".join([str(rng.integers(0, 2)), *numbers, *words]) + "\n")
-    path.write_text("".join(lines))
-    return path
-
-
 def test_the_command_writes_its_outputs(tmp_path, capsys):
-    path, out = write_criteo(tmp_path / "rows.tsv"), tmp_path / "out"
+    path, out = write(tmp_path / "rows.tsv", make_rows(400)), tmp_path / "out"
     arguments = ["train", "--data", "criteo", "--path", str(path), "--out", str(out)]
     assert cli.main([*arguments, "--batch-size", "32", "--compression", "2"]) == 0
     summary = json.loads((out / "summary.json").read_text())
@@ -213,13 +193,13 @@ def test_what_is_not_a_number_is_null_in_json(tmp_path, stream):
     summary = training.summarize(result, None)
     training.write_outputs(tmp_path, options, result, summary)
 
-    def refuse(text):
+    def refuse_constant(text):
         raise AssertionError(text)
 
     text = (tmp_path / "summary.json").read_text()
-    assert json.loads(text, parse_constant=refuse)["auc"] is None
+    assert json.loads(text, parse_constant=refuse_constant)["auc"] is None
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=refuse)
+        json.loads(line, parse_constant=refuse_constant)
 
 
 def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
@@ -227,7 +207,7 @@ def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Trainer, "train", interrupt)
-    path = write_criteo(tmp_path / "rows.tsv", 50)
+    path = write(tmp_path / "rows.tsv", make_rows(50))
     assert cli.main(["train", "--data", "criteo", "--path", str(path)]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -275,42 +255,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_options_exit_with_2_and_no_traceback(name, tmp_path, capsys):
     arguments, words = REFUSED[name]
-    path = write_criteo(tmp_path / "rows.tsv", 50)
+    path = write(tmp_path / "rows.tsv", make_rows(50))
     base = ["train", "--data", "criteo", "--path", str(path)]
     refuse([*base, *arguments], words, capsys)
-
-
-def refuse(arguments, words, capsys):
-    try:
-        status = cli.main(arguments)
-    except SystemExit as error:
-        status = error.code
-    captured = capsys.readouterr()
-    assert status == 2
-    assert words.replace("_", "-") in captured.err.replace("_", "-")
-    assert "Traceback" not in captured.err
-
-
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "png", "truncated"])
-def test_bad_files_exit_with_2_and_no_traceback(kind, tmp_path, capsys):
-    path = tmp_path / "rows"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "empty":
-        path.touch()
-    elif kind == "png":
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9)
-    elif kind == "truncated":
-        import gzip
-
-        whole = gzip.compress(write_criteo(tmp_path / "plain").read_bytes())
-        path.write_bytes(whole[: len(whole) // 2])
-    refuse(["train", "--data", "criteo", "--path", str(path)], "rows", capsys)
-
-
-def test_a_path_is_needed_for_criteo_alone(tmp_path, capsys):
-    refuse(["train", "--data", "criteo"], "path", capsys)
-    refuse(["train", "--path", str(tmp_path)], "path", capsys)
 
 
 def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):
@@ -318,7 +265,7 @@ def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):
         raise MemoryError
 
     monkeypatch.setattr(training.Trainer, "__init__", fail)
-    path = write_criteo(tmp_path / "rows.tsv", 50)
+    path = write(tmp_path / "rows.tsv", make_rows(50))
     refuse(["train", "--data", "criteo", "--path", str(path)], "memory", capsys)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .vocabulary import Vocabulary
 
 __all__ = [
+    "MISSING_CATEGORY",
     "PADDING",
     "Batch",
     "BayesReference",
@@ -31,6 +32,9 @@ Split = Literal["train", "test"]
 
 PADDING = -1
 """The id of a field without a value: no embedding row belongs to it."""
+
+MISSING_CATEGORY = 1 << 32
+"""Id of an empty category: outside the 32-bit values, so it is shared with none."""
 
 
 class DataError(ValueError):

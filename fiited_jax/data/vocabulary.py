@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from ..files import replace_file
 from .stream import DataError, check_count
 
-__all__ = ["Vocabulary", "replace_file"]
+__all__ = ["Vocabulary"]
 
 _MIN_BUFFER_ROWS = 1 << 17
 _MAX_PAIRS = np.iinfo(np.int32).max
@@ -148,28 +147,6 @@ class Vocabulary:
                 f"{os.fspath(path)}: not a vocabulary ({error}); "
                 "a .npz file written by Vocabulary.save is needed"
             ) from error
-
-
-def replace_file(
-    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]
-) -> None:
-    """Write a file under a temporary name, then rename it to `path`.
-
-    Args:
-      path: File to write or replace; its folder must exist.
-      write: Called with the open temporary file.
-
-    Raises:
-      OSError: The file cannot be written; `path` is then as it was.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _merge(tables: list[np.ndarray], buffer: list[np.ndarray]) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from .loop import Trainer as Trainer
 from .loop import TrainResult as TrainResult
-from .loop import open_stream as open_stream
 from .options import TrainOptions as TrainOptions
 from .outputs import check_writable as check_writable
 from .outputs import print_summary as print_summary
@@ -10,6 +9,7 @@ from .outputs import summarize as summarize
 from .outputs import write_outputs as write_outputs
 from .progress import RichReporter as RichReporter
 from .progress import SilentReporter as SilentReporter
+from .streams import open_stream as open_stream
 
 __all__ = [
     "RichReporter",

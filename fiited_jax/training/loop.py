@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from .. import scorers
-from ..data import ClickStream, CriteoStream, DemoStream
+from ..data import ClickStream
 from ..memory import MemoryReport, dense_bytes
 from ..methods import METHODS, Method, Request
 from ..models import DLRM
@@ -22,11 +22,10 @@ from .metrics import AucSoFar, TestMetrics, test_metrics
 from .options import TrainOptions
 from .steps import DeviceBatch, device_batch, evaluate_step, prune_step, train_step
 
-__all__ = ["Reporter", "TrainResult", "Trainer", "open_stream"]
+__all__ = ["Reporter", "TrainResult", "Trainer"]
 
 # Dense updates whose gradients are not finite are skipped, however many there are.
 _NO_LIMIT = 2**31 - 1
-_DEMO_EXAMPLES = 240_000
 
 
 class Reporter(Protocol):
@@ -67,23 +66,6 @@ class TrainResult(NamedTuple):
     non_finite: dict[str, int]
     examples_per_second: float
     state_sha256: str
-
-
-def open_stream(options: TrainOptions) -> ClickStream:
-    """Open the data that the options name.
-
-    Raises:
-      DataError: if it cannot be read.
-    """
-    if options.path is None:
-        num_test = round(_DEMO_EXAMPLES * options.test_fraction)
-        if not 0 < num_test < _DEMO_EXAMPLES:
-            raise ValueError(
-                f"test_fraction must leave each split of the demo's {_DEMO_EXAMPLES} "
-                f"examples at least one, got {options.test_fraction}"
-            )
-        return DemoStream(_DEMO_EXAMPLES - num_test, num_test)
-    return CriteoStream(options.path, test_fraction=options.test_fraction)
 
 
 class Trainer:

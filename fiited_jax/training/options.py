@@ -18,8 +18,13 @@ class TrainOptions:
     """Train a DLRM and prune its embeddings while it trains.
 
     Attributes:
-      data: `demo` generates a click stream; `criteo` reads `--path`.
-      path: a file in the format of the Criteo Kaggle training set, plain or gzip.
+      data: `demo` generates a click stream; the others read `--path`.
+      path: a file in the format of the Kaggle training set for `criteo` and `avazu`; a
+        folder or file of MovieLens-1M for `movielens`; any csv or parquet file for
+        `table`. Text may be gzip compressed.
+      schema: for `table`, a TOML file that names columns, such as label = "clicked",
+        ids = ["user", "item"], dense = ["price"], order_by = "hour"; with label_min = 4
+        a label from 4 up is a click.
       method: how embeddings are kept; `full`, `small_dim` and `hash` are baselines.
       compression: dense bytes over all-in bytes. The dense table holds the distinct
         (table, id) pairs of the training split and the same optimizer. Default 10,
@@ -36,14 +41,17 @@ class TrainOptions:
       prune_interval: steps between prune steps.
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key; default half the chunks.
-      seed: of weights and initial values; the demo's data do not depend on it.
-      test_fraction: share of the rows, the last ones, that is the test split.
+      seed: of weights and initial values; the data and their split do not depend on it.
+      test_fraction: share of the data that is the test split: the last rows, of
+        `avazu` the last days, of `movielens` random ratings. Default 0.1 for
+        `movielens`, 0.2 for the others.
       log_every: steps between lines of metrics.jsonl.
       out: folder for config.json, metrics.jsonl, summary.json and plots.
     """
 
-    data: Literal["demo", "criteo"] = "demo"
+    data: Literal["demo", "avazu", "criteo", "movielens", "table"] = "demo"
     path: Path | None = None
+    schema: Path | None = None
     method: Literal["fiited", "full", "hash", "small_dim"] = "fiited"
     compression: float | None = None
     budget: str | None = None
@@ -59,7 +67,7 @@ class TrainOptions:
     half_life: float = 2000.0
     frames_per_entry: float | None = None
     seed: int = 0
-    test_fraction: float = 0.2
+    test_fraction: float | None = None
     log_every: int = 20
     out: Path | None = None
 
@@ -67,8 +75,13 @@ class TrainOptions:
         """Check what does not depend on the data."""
         if (self.path is None) != (self.data == "demo"):
             raise ValueError(
-                "path must be given with data=criteo and only then, got "
+                "path must be given with every data but demo, and not with it, got "
                 f"path={self.path} with data={self.data}"
+            )
+        if (self.schema is None) != (self.data != "table"):
+            raise ValueError(
+                "schema must be given with data=table and only then, got "
+                f"schema={self.schema} with data={self.data}"
             )
         if self.budget is not None and self.compression is not None:
             raise ValueError(
@@ -98,7 +111,7 @@ class TrainOptions:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
-        if not 0 < self.test_fraction < 1:
+        if not 0 < self.split_fraction() < 1:
             raise ValueError(
                 f"test_fraction must be between 0 and 1, got {self.test_fraction}"
             )
@@ -107,6 +120,12 @@ class TrainOptions:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
+
+    def split_fraction(self) -> float:
+        """Return the share of the data that is the test split."""
+        if self.test_fraction is None:
+            return 0.1 if self.data == "movielens" else 0.2
+        return self.test_fraction
 
     def sparse_optimizer(self) -> SparseOptimizer:
         """Return the optimizer of the embeddings."""

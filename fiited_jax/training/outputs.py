@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data import BayesReference
-from ..data.vocabulary import replace_file
+from ..files import replace_file
 from .loop import TrainResult
 from .options import TrainOptions
 from .plots import plot_auc, plot_bytes

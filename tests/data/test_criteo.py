@@ -8,14 +8,13 @@ import pytest
 
 from criteo_rows import (
     assert_holds,
-    assert_same,
     encode,
     expected,
-    joined,
     make_rows,
     write,
 )
 from fiited_jax.data import CriteoStream, DataError, Vocabulary
+from stream_checks import assert_same, joined
 
 
 def test_values_and_missing_values(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 
 from criteo_rows import assert_holds, make_rows, write
 from fiited_jax.data import CriteoStream
-from fiited_jax.data import criteo as module
 
 
 @pytest.fixture(autouse=True)
@@ -15,20 +14,6 @@ def cache_dir(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("FIITED_CACHE_DIR", str(folder))
     return folder
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """Collect the paths of the passes over files."""
-    opened = []
-    blocks = module._blocks
-
-    def counting(path, block_bytes):
-        opened.append(path)
-        return blocks(path, block_bytes)
-
-    monkeypatch.setattr(module, "_blocks", counting)
-    return opened
 
 
 def test_the_second_stream_reads_nothing_to_know_rows_and_vocabulary(

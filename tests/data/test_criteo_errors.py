@@ -14,7 +14,7 @@ from criteo_rows import (
     write,
 )
 from fiited_jax.data import CriteoStream, DataError
-from fiited_jax.data import criteo as module
+from fiited_jax.data import lines as module
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError("Permission denied")
 
-    monkeypatch.setattr(module, "_open", refuse)
+    monkeypatch.setattr(module, "open_text", refuse)
     with pytest.raises(DataError, match=r"f: cannot be read \(Permission denied\)"):
         CriteoStream(path)
 

@@ -8,21 +8,16 @@ from scipy import sparse
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss, roc_auc_score
 
+import stream_checks
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.data import demo as module
+from stream_checks import assert_same
 
 BLOCK = module._BLOCK
 
 
 def joined(stream: DemoStream, split, batch_size: int = 4096) -> Batch:
-    batches = list(stream.batches(split, batch_size))
-    assert all(len(batch.labels) == batch_size for batch in batches[:-1])
-    return Batch(*map(np.concatenate, zip(*batches, strict=True)))
-
-
-def assert_same(left: Batch, right: Batch):
-    for one, other in zip(left, right, strict=True):
-        np.testing.assert_array_equal(one, other, strict=True)
+    return stream_checks.joined(stream, split, batch_size)
 
 
 @pytest.fixture(scope="module")
