@@ -44,7 +44,7 @@ def cell(path: Path, seeds: int, **fields: Any) -> dict[str, Any]:
     last = runs[-1]
     for name in ("all_in_bytes", "dense_bytes", "all_in_ratio", "values_ratio"):
         result[name] = last[name]
-    framed = sum(last["bytes"][name] for name in ("values", "slots", "free_list"))
+    framed = sum(last["bytes"][name] for name in ("values", "slots"))
     result["frames_share"] = framed / last["all_in_bytes"]
     result["state_sha256"] = [summary["state_sha256"] for summary in runs]
     return result

@@ -69,7 +69,7 @@ class EmbeddingConfig:
     num_entries: int
     num_frames: int
     num_tables: int = 1
-    num_ways: int = 8
+    num_ways: int = 16
     id_bits: int = 64
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
     ranking: Literal["lengths", "chunks"] = "lengths"
@@ -78,7 +78,7 @@ class EmbeddingConfig:
     fallback: Literal["zero"] = "zero"
     initial_chunks: int = 1
     initial_scale: float = 0.01
-    headroom: float = 0.1
+    headroom: float = 0.05
     hysteresis: float = 0.01
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 
@@ -213,7 +213,7 @@ class EmbeddingConfig:
         optimizer: SparseOptimizer,
         frames_per_entry: float | None = None,
         num_ids: int | None = None,
-        num_ways: int = 8,
+        num_ways: int = 16,
         **fields: Any,
     ) -> "EmbeddingConfig":
         """Choose `num_entries` and `num_frames` so that the state fits `budget`.

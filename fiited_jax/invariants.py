@@ -10,7 +10,6 @@ import numpy as np
 from .chunk_pool import read_frames
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
-from .keys import Keys
 from .page_table import NO_TABLE, buckets_of, read_keys
 from .state import NULL_FRAME, EmbeddingState
 from .utility import MAX_UTILITY, decode

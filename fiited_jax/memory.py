@@ -111,6 +111,19 @@ class MemoryReport:
         """Dense values over pool values; nothing else counted."""
         return self.dense_values_bytes and self.dense_values_bytes / self.values
 
+    def __str__(self) -> str:
+        """Return a table: bytes by component, and what they come to."""
+        rows = [(name, f"{size:,}") for name, size in self.components.items()]
+        rows.append(("all-in", f"{self.all_in_bytes:,}"))
+        rows.append(("share of metadata", f"{self.metadata_share:.1%}"))
+        if self.bytes_per_entry is not None:
+            rows.append(("bytes per entry", f"{self.bytes_per_entry:g}"))
+        if self.dense_bytes is not None:
+            rows.append(("dense", f"{self.dense_bytes:,}"))
+            rows.append(("compression, all-in", f"{self.all_in_ratio:.2f}"))
+            rows.append(("compression, values only", f"{self.values_ratio:.2f}"))
+        return "\n".join(f"{name:<24} {value:>16}" for name, value in rows)
+
     def against_dense(
         self, num_ids: int, embedding_dim: int, optimizer: SparseOptimizer
     ) -> "MemoryReport":

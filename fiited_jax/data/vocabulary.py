@@ -93,6 +93,12 @@ class Vocabulary:
         """Per table its ids, int64[N], sorted, unique and read-only."""
         return self._tables
 
+    @property
+    def id_bits(self) -> int:
+        """32 if that is enough for every id, else 64."""
+        largest = max((int(ids[-1]) for ids in self._tables if len(ids)), default=0)
+        return 32 if largest < 1 << 32 else 64
+
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the number of every pair.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -55,6 +55,11 @@ class Rows(Protocol):
         """How many there are."""
         ...
 
+    @property
+    def id_bits(self) -> int:
+        """32 if that is enough for every id, else 64."""
+        ...
+
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the number of each pair, -1 for an unknown one."""
         ...
@@ -72,6 +77,8 @@ class Request:
       optimizer: for the embeddings.
       vocabulary: the pairs of the training split.
       scorer: for methods that rank.
+      ranking: as for `EmbeddingConfig`.
+      length_alpha: as for `EmbeddingConfig`.
       half_life: of utilities, in steps.
       frames_per_entry: as for `EmbeddingConfig.from_budget`.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
@@ -84,7 +91,9 @@ class Request:
     optimizer: SparseOptimizer
     vocabulary: Rows
     scorer: Scorer
-    half_life: float
+    half_life: float = 2000.0
+    ranking: Literal["lengths", "chunks"] = "lengths"
+    length_alpha: float = 2.0
     frames_per_entry: float | None = None
     initial_scale: float = 0.01
 

@@ -22,8 +22,13 @@ def fiited(request: Request) -> Method:
         chunk_dim=request.chunk_dim,
         optimizer=request.optimizer,
         num_tables=request.num_tables,
+        num_ids=request.vocabulary.num_pairs,
+        # Wider ids than those of the training split are unknown: they read zeros.
+        id_bits=request.vocabulary.id_bits,
         initial_scale=request.initial_scale,
         scorer=request.scorer,
+        ranking=request.ranking,
+        length_alpha=request.length_alpha,
         half_life=request.half_life,
         frames_per_entry=request.frames_per_entry,
     )

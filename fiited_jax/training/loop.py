@@ -100,6 +100,8 @@ class Trainer:
                 optimizer=self.optimizer,
                 vocabulary=vocabulary,
                 scorer=scorers.SCORERS[options.scorer](),
+                ranking=options.ranking,
+                length_alpha=options.length_alpha,
                 half_life=options.half_life,
                 frames_per_entry=options.frames_per_entry,
             )

@@ -32,7 +32,9 @@ class TrainOptions:
       budget: all-in bytes instead, for example 64MiB.
       embedding_dim: values per full vector.
       chunk_dim: values per chunk, the unit that is pruned.
-      scorer: how a batch adds to the utility of chunks.
+      scorer: how a batch adds to utilities.
+      ranking: lengths makes vectors longer or shorter; chunks ranks each chunk alone.
+      length_alpha: how fast more length is worth less, with ranking lengths.
       optimizer: for embeddings.
       learning_rate: for embeddings.
       dense_learning_rate: for the MLPs (Adam).
@@ -40,7 +42,8 @@ class TrainOptions:
       epochs: passes over the training split.
       prune_interval: steps between prune steps.
       half_life: steps in which an untouched utility halves.
-      frames_per_entry: frames of the pool per tracked key; default half the chunks.
+      frames_per_entry: frames of the pool per tracked key; default 3/16 of the chunks
+        with ranking lengths, 1/2 with chunks.
       seed: of weights and initial values; the data and their split do not depend on it.
       test_fraction: share of the data that is the test split: the last rows, of
         `avazu` the last days, of `movielens` random ratings. Default 0.1 for
@@ -56,14 +59,16 @@ class TrainOptions:
     compression: float | None = None
     budget: str | None = None
     embedding_dim: int = 16
-    chunk_dim: int = 8
-    scorer: Literal["fiited", "frequency", "grad_norm", "saliency"] = "saliency"
+    chunk_dim: int = 1
+    scorer: Literal["fiited", "frequency", "grad_norm", "saliency"] = "grad_norm"
+    ranking: Literal["lengths", "chunks"] = "lengths"
+    length_alpha: float = 2.0
     optimizer: Literal["adagrad", "rowwise_adagrad", "sgd"] = "adagrad"
     learning_rate: float = 0.1
     dense_learning_rate: float = 0.002
     batch_size: int = 256
     epochs: int = 1
-    prune_interval: int = 20
+    prune_interval: int = 50
     half_life: float = 2000.0
     frames_per_entry: float | None = None
     seed: int = 0

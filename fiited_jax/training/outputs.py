@@ -36,6 +36,8 @@ def summarize(result: TrainResult, bayes: BayesReference | None) -> dict[str, An
         "all_in_ratio": memory.all_in_ratio,
         "values_ratio": memory.values_ratio,
         "bytes": memory.components,
+        "bytes_per_entry": memory.bytes_per_entry,
+        "metadata_share": memory.metadata_share,
         "prune_temporary_bytes": result.prune_temporary_bytes,
         "non_finite": result.non_finite,
         "examples_per_second": result.examples_per_second,
@@ -107,9 +109,12 @@ def print_summary(console: Console, options: TrainOptions, summary: dict) -> Non
         ("compression, all-in", f"{summary['all_in_ratio']:.2f}"),
         ("compression, values only", f"{summary['values_ratio']:.2f}"),
         *((f"  {name}", f"{size:,}") for name, size in summary["bytes"].items()),
+        ("share of metadata", f"{summary['metadata_share']:.1%}"),
         ("prune step temporaries", f"{summary['prune_temporary_bytes']:,}"),
         ("examples per second", f"{summary['examples_per_second']:,.0f}"),
     ]
+    if summary["bytes_per_entry"] is not None:
+        rows.append(("bytes per entry", f"{summary['bytes_per_entry']:g}"))
     if any(summary["non_finite"].values()):
         counts = summary["non_finite"]
         rows.append(("non-finite gradients, embeddings", f"{counts['embeddings']:,}"))
