@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .arena import allot, frames_used
 from .chunk_pool import initial_values, write_fresh
 from .config import EmbeddingConfig
+from .doorkeeper import knock
 from .extent import first_chunks
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys
@@ -28,8 +29,9 @@ class AdmitInfo(NamedTuple):
         neither.
       admitted: `i32[]` keys that got an entry.
       evicted: `i32[]` keys that lost theirs.
-      failed: `i32[]` lookups without an entry: this batch holds all ways of their
-        bucket, or their table number or id is out of range.
+      filtered: `i32[]` lookups of keys that the filter does not admit yet.
+      failed: `i32[]` other lookups without an entry: this batch holds all ways of
+        their bucket, or their table number or id is out of range.
       frames_used: `i32[]` frames owned by chunks afterwards.
       evicted_keys: words `u32[N]` of the evicted keys, where `evicted_mask`.
       evicted_tables: `i32[N]` their tables.
@@ -40,6 +42,7 @@ class AdmitInfo(NamedTuple):
     misses: jax.Array
     admitted: jax.Array
     evicted: jax.Array
+    filtered: jax.Array
     failed: jax.Array
     frames_used: jax.Array
     evicted_keys: Keys
@@ -58,6 +61,11 @@ def admit(
     found = probe(state.pages, keys, tables, lookups.valid, num_ways)
     is_hit = found != NO_ENTRY
     waiting = lookups.valid & ~is_hit
+    memory, is_filtered = state.doorkeeper, jnp.zeros_like(waiting)
+    if memory is not None:
+        memory, is_known = knock(memory, keys, tables, waiting)
+        is_filtered = waiting & ~is_known
+        waiting &= is_known
     placed, is_new = place(state.pages, keys, tables, waiting, found, num_ways)
     entries = jnp.where(is_hit, found, placed)
     new_entries = jnp.where(is_new, entries, NO_ENTRY)
@@ -86,11 +94,14 @@ def admit(
         misses=jnp.sum(lookups.valid) - num_hits,
         admitted=jnp.sum(is_new),
         evicted=jnp.sum(is_evicted),
-        failed=jnp.sum(lookups.mask.reshape(-1) & (entries == NO_ENTRY)),
+        filtered=jnp.sum(is_filtered),
+        failed=jnp.sum(lookups.mask.reshape(-1) & (entries == NO_ENTRY) & ~is_filtered),
         frames_used=frames_used(arena),
         evicted_keys=old_keys,
         evicted_tables=old_tables,
         evicted_mask=is_evicted,
     )
-    new_state = dataclasses.replace(state, pages=pages, pool=pool, arena=arena)
+    new_state = dataclasses.replace(
+        state, pages=pages, pool=pool, arena=arena, doorkeeper=memory
+    )
     return new_state, make_handle(lookups, entries), info

@@ -23,7 +23,7 @@ _UTILITY_BYTES = 2
 _FIXED_BYTES = 6 * _WORD_BYTES
 _MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
 # Ranked by length, many short vectors are worth more than fewer long ones.
-_MEAN_LENGTH = {"lengths": 3 / 16, "chunks": 1 / 2}
+_MEAN_LENGTH = {"lengths": 0.15, "chunks": 1 / 2}
 # A page table this much larger than its keys evicts next to none of them.
 _ENTRIES_PER_ID = 1.25
 
@@ -47,6 +47,8 @@ class EmbeddingConfig:
       length_alpha: how fast more length is worth less.
       half_life: steps in which an untouched utility halves.
       fallback: what a chunk without a frame reads; `"zero"`.
+      filter_slots: bytes of an admission filter, which admits a key only when it comes
+        in a second batch; 0 for none. It remembers about as many keys.
       initial_chunks: frames a new entry is given while free frames last.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
       headroom: share of the frames that `prune_step` leaves free for new entries.
@@ -73,9 +75,10 @@ class EmbeddingConfig:
     id_bits: int = 64
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
     ranking: Literal["lengths", "chunks"] = "lengths"
-    length_alpha: float = 2.0
+    length_alpha: float = 3.0
     half_life: float = 2000.0
     fallback: Literal["zero"] = "zero"
+    filter_slots: int = 0
     initial_chunks: int = 1
     initial_scale: float = 0.01
     headroom: float = 0.05
@@ -102,12 +105,14 @@ class EmbeddingConfig:
         for name, count in (
             ("num_entries * num_chunks", self.num_entries * self.num_chunks),
             ("num_frames", self.num_frames),
+            ("filter_slots", self.filter_slots),
         ):
             if count >= _INDEX_LIMIT:
                 raise ValueError(
                     f"{name} must be below 2^31 on one device, got {count}"
                 )
         _check_int("initial_chunks", self.initial_chunks, 0)
+        _check_int("filter_slots", self.filter_slots, 0)
         if self.initial_chunks > self.num_chunks:
             raise ValueError(
                 f"initial_chunks must be at most embedding_dim / chunk_dim = "
@@ -213,6 +218,7 @@ class EmbeddingConfig:
         optimizer: SparseOptimizer,
         frames_per_entry: float | None = None,
         num_ids: int | None = None,
+        filter_share: float = 0.0,
         num_ways: int = 16,
         **fields: Any,
     ) -> "EmbeddingConfig":
@@ -223,11 +229,13 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is 3/16 of
+          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is 15 % of
             the K chunks, at least one, with `ranking="lengths"`, and half of them with
             `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made
             than they need.
+          filter_share: share of the budget for an admission filter, see
+            `filter_slots`; 0 for none.
           num_ways: W, entries per bucket.
           **fields: the other fields of the config.
 
@@ -245,7 +253,7 @@ class EmbeddingConfig:
         ...     "1MiB", embedding_dim=16, chunk_dim=4,
         ...     optimizer=sparse_optim.rowwise_adagrad(0.1))
         >>> config.num_entries, config.num_frames
-        (16376, 15700)
+        (29120, 29120)
         """
         num_bytes = parse_bytes(budget)
         if not isinstance(optimizer, SparseOptimizer):
@@ -253,11 +261,15 @@ class EmbeddingConfig:
                 "optimizer must be a SparseOptimizer, made by fj.sparse or "
                 f"fj.rowwise_adagrad, got {optimizer!r}"
             )
-        if fields.keys() & {"num_entries", "num_frames", "budgeted_slots"}:
+        sized = ("num_entries", "num_frames", "filter_slots", "budgeted_slots")
+        if fields.keys() & set(sized):
+            raise ValueError(f"{', '.join(sized)} follow from budget, got {fields}")
+        if not isinstance(filter_share, int | float) or not 0 <= filter_share < 1:
             raise ValueError(
-                "num_entries, num_frames and budgeted_slots follow from budget, "
-                f"got {fields}"
+                f"filter_share must be a share in [0, 1), got {filter_share!r}"
             )
+        filter_slots = int(num_bytes * filter_share)
+        num_bytes -= filter_slots
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(
             embedding_dim=embedding_dim,
@@ -311,6 +323,7 @@ class EmbeddingConfig:
             probe,
             num_entries=num_buckets * num_ways,
             num_frames=num_frames,
+            filter_slots=filter_slots,
             budgeted_slots=specs,
         )
 

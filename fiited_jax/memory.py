@@ -29,6 +29,7 @@ _COMPONENTS = (
     "utilities",
     "values",
     "slots",
+    "filter",
     "other",
 )
 
@@ -60,6 +61,7 @@ class MemoryReport:
       utilities: what they are worth.
       values: the pool.
       slots: the optimizer's state.
+      filter: keys turned away lately.
       other: scalars.
       num_entries: keys that can be tracked; 0 for a method without a page table.
       dense_bytes: a dense table with the same optimizer; `None` if there is nothing
@@ -73,6 +75,7 @@ class MemoryReport:
     utilities: int = 0
     values: int = 0
     slots: int = 0
+    filter: int = 0
     other: int = 0
     num_entries: int = 0
     dense_bytes: int | None = None
@@ -185,6 +188,7 @@ def count_bytes(state: EmbeddingState, config: EmbeddingConfig) -> MemoryReport:
         utilities=count_arrays(pages.utility),
         values=count_arrays(state.pool.values),
         slots=count_arrays(state.pool.slots),
+        filter=count_arrays(state.doorkeeper),
         other=count_arrays((state.step, state.decayed_at, state.seed, state.arena)),
         num_entries=config.num_entries,
     )

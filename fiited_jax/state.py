@@ -99,6 +99,8 @@ class EmbeddingState:
       pages: the page table.
       pool: the chunk pool.
       arena: the frames handed out.
+      doorkeeper: keys turned away lately, see `fiited_jax.doorkeeper`; `None` without
+        an admission filter.
 
     Invariants, see `fiited_jax.invariants.check_invariants`:
       1. runs of tracked keys lie in `[1, next_frame)` and do not overlap; frames there
@@ -115,3 +117,4 @@ class EmbeddingState:
     pages: PageTable
     pool: ChunkPool
     arena: FrameArena
+    doorkeeper: jax.Array | None  # u8[filter_slots]

@@ -98,6 +98,11 @@ class EmbeddingStore:
             pages=init_page_table(config),
             pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
             arena=init_arena(),
+            doorkeeper=(
+                jnp.zeros(config.filter_slots, jnp.uint8)
+                if config.filter_slots
+                else None
+            ),
         )
 
     def admit(
@@ -108,7 +113,8 @@ class EmbeddingStore:
         A new key takes a free way of its bucket, else evicts the entry of lowest
         utility that this batch does not use, else gets none: it then reads zeros and
         counts as failed. So give all ids of a step to one call: a later one may evict
-        what an earlier one has admitted.
+        what an earlier one has admitted. With an admission filter a key is admitted
+        when it comes in a second batch; in the first it reads zeros.
 
         Args:
           state: the store's state; donate it.

@@ -27,8 +27,8 @@ __all__ = ["clip_vector_grads", "vector_grad_norm"]
 def vector_grad_norm(handle: Handle, vector_grads: jax.Array) -> jax.Array:
     """Return the norm of the gradient with respect to the vectors that were read.
 
-    Chunks without a frame count. Lookups without an entry do not, nor do values whose
-    square is not finite: `apply_gradients` does not use them.
+    Chunks without a frame count. Lookups without an entry do not, as `apply_gradients`
+    does not use them, nor do values whose square is not finite.
 
     Args:
       handle: from `admit` or `find`.
@@ -42,7 +42,7 @@ def vector_grad_norm(handle: Handle, vector_grads: jax.Array) -> jax.Array:
 
     >>> import fiited_jax as fj
     >>> store = fj.EmbeddingStore(
-    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=8,
+    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=16,
     ...                        num_frames=9), fj.rowwise_adagrad(0.1))
     >>> state = store.init(jax.random.key(0))
     >>> _, handle, _ = store.admit(state, jnp.array([7, 7, 5]))
@@ -85,7 +85,7 @@ def clip_vector_grads(
 
     >>> import fiited_jax as fj
     >>> store = fj.EmbeddingStore(
-    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=8,
+    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=16,
     ...                        num_frames=9), fj.rowwise_adagrad(0.1))
     >>> state = store.init(jax.random.key(0))
     >>> _, handle, _ = store.admit(state, jnp.array([7, 7, 5]))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fiited_jax.chunk_pool import initial_values
+from fiited_jax.doorkeeper import slots_and_tags
 from fiited_jax.keys import Keys
 from fiited_jax.page_table import buckets_of
 from helpers import tolerance
@@ -30,7 +31,7 @@ class Entry:
 
 @functools.partial(jax.jit, static_argnums=3)
 def _hash(keys, tables, seed, config):
-    """Buckets `i32[n]` and initial values `f32[n, K, C]` of keys."""
+    """Buckets, slots and tags `i32[n]` and initial values `f32[n, K, C]` of keys."""
     chunks = jnp.arange(config.num_chunks, dtype=jnp.int32)
 
     def initial(chunk):
@@ -44,7 +45,8 @@ def _hash(keys, tables, seed, config):
         )
 
     where = buckets_of(keys, tables, config.num_buckets)
-    return where, jax.vmap(initial, out_axes=1)(chunks)
+    slots, tags = slots_and_tags(keys, tables, max(config.filter_slots, 1))
+    return where, slots, tags, jax.vmap(initial, out_axes=1)(chunks)
 
 
 class Model:
@@ -56,7 +58,8 @@ class Model:
         self.ways = [None] * config.num_entries
         self.unused = config.num_frames - 1  # frames never handed out since a move
         self.idle = 0
-        self.buckets, self.fresh = {}, {}
+        self.buckets, self.tags, self.fresh = {}, {}, {}
+        self.remembered = {}  # slot of the filter -> tag
 
     def prepare(self, keys):
         """Hash what is new: the one thing that is not worked out by hand."""
@@ -66,12 +69,13 @@ class Model:
         size = 1 << (len(new) - 1).bit_length()  # few shapes, few compilations
         words = np.array((new * size)[:size], np.uint64)
         low, high, table = (words[:, i].astype(np.uint32) for i in range(3))
-        where, values = jax.device_get(
+        where, slots, tags, values = jax.device_get(
             _hash(Keys(low, high), table.astype(np.int32), self.seed, self.config)
         )
         for key, chunks in zip(new, values, strict=False):
             for chunk, value in enumerate(chunks):
                 self.fresh[key, chunk] = value
+        self.tags.update(zip(new, np.stack([slots, tags], 1).tolist(), strict=False))
         self.buckets.update(zip(new, where.tolist(), strict=False))
 
     def find(self, key):
@@ -101,9 +105,13 @@ class Model:
                 for key, entry in zip(lanes, entries, strict=True)
             ),
         }
+        away = self.turned_away(
+            {key for key, entry in zip(lanes, entries, strict=True) if entry < 0}
+        )
+        counts["filtered"] = sum(key in away for key in lanes)
         taken, placed, evicted = set(entries), {}, []
         for lane, key in enumerate(lanes):
-            if key is None or entries[lane] >= 0:
+            if key is None or entries[lane] >= 0 or key in away:
                 continue
             if key not in placed:
                 placed[key] = self.choose(key, taken)
@@ -117,10 +125,23 @@ class Model:
             self.ways[index] = self.settle(key, 0 if old is None else len(old.chunks))
         counts["admitted"], counts["evicted"] = len(new), len(evicted)
         counts["failed"] = too_wide + sum(
-            key is not None and entry < 0
+            key is not None and entry < 0 and key not in away
             for key, entry in zip(lanes, entries, strict=True)
         )
         return entries, counts, evicted
+
+    def turned_away(self, keys):
+        """The keys that the filter does not admit; it remembers them."""
+        if not self.config.filter_slots:
+            return set()
+        away, last = set(), {}
+        for key in keys - {None}:
+            slot, tag = self.tags[key]
+            if self.remembered.get(slot) != tag:
+                away.add(key)
+                last[slot] = max(tag, last.get(slot, 0))
+        self.remembered |= last
+        return away
 
     def settle(self, key, num_left):
         """A new entry; its predecessor leaves `num_left` frames."""

@@ -20,7 +20,7 @@ LAYERS = [
     {"elementwise", "keys", "scorers"},
     {"sparse_optim"},
     {"config", "state", "utility"},
-    {"bidding", "chunk_pool", "extent", "handle", "pooling"},
+    {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"},
     {"arena", "page_table"},
     {"admission", "invariants", "memory", "relocation", "update"},
     {"pruning", "vector_grads"},

@@ -93,7 +93,7 @@ class Request:
     scorer: Scorer
     half_life: float = 2000.0
     ranking: Literal["lengths", "chunks"] = "lengths"
-    length_alpha: float = 2.0
+    length_alpha: float = 3.0
     frames_per_entry: float | None = None
     initial_scale: float = 0.01
 

@@ -42,8 +42,8 @@ class TrainOptions:
       epochs: passes over the training split.
       prune_interval: steps between prune steps.
       half_life: steps in which an untouched utility halves.
-      frames_per_entry: frames of the pool per tracked key; default 3/16 of the chunks
-        with ranking lengths, 1/2 with chunks.
+      frames_per_entry: frames of the pool per tracked key; default 15 % of the
+        chunks with ranking lengths, half with chunks.
       seed: of weights and initial values; the data and their split do not depend on it.
       test_fraction: share of the data that is the test split: the last rows, of
         `avazu` the last days, of `movielens` random ratings. Default 0.1 for
@@ -62,7 +62,7 @@ class TrainOptions:
     chunk_dim: int = 1
     scorer: Literal["fiited", "frequency", "grad_norm", "saliency"] = "grad_norm"
     ranking: Literal["lengths", "chunks"] = "lengths"
-    length_alpha: float = 2.0
+    length_alpha: float = 3.0
     optimizer: Literal["adagrad", "rowwise_adagrad", "sgd"] = "adagrad"
     learning_rate: float = 0.1
     dense_learning_rate: float = 0.002

@@ -23,6 +23,7 @@ def compiled_step(optimizer, num_frames):
         chunk_dim=4,
         num_entries=num_frames // 2,
         num_frames=num_frames,
+        filter_slots=num_frames,
         scorer=fj.scorers.saliency(),
     )
 

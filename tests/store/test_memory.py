@@ -87,6 +87,7 @@ def test_metadata_is_a_small_part_of_wide_vectors(ranking):
         num_tables=26,
         id_bits=32,
         ranking=ranking,
+        frames_per_entry=2.0,
     )
     report = fj.predict_memory(config, optimizer)
     assert report.metadata_share <= 0.08

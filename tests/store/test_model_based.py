@@ -61,6 +61,7 @@ CASES = {
         "num_frames": 900,
         "initial_chunks": 3,
     },
+    "filter": {"num_entries": 128, "filter_slots": 97},
     "short_ids": {"id_bits": 32, "num_entries": 128, "length_alpha": 0.5},
     "equal_lengths": {"length_alpha": 0.0, "num_entries": 128, "num_tables": 300},
 }
@@ -139,11 +140,12 @@ def follow(name, seed, num_events):
         assert pair.seen[field] > 0, field
     if name in ("one_bucket", "one_way"):
         assert pair.seen["failed"] > 0
+    assert (pair.seen["filtered"] > 0) == (name == "filter")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_store_follows_the_model(name):
-    follow(name, 0, 8_000)  # in 13 cases: 10^5 key events
+    follow(name, 0, 8_000)  # in 14 cases: 10^5 key events
 
 
 @pytest.mark.slow
