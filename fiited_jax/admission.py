@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .arena import allot, frames_used
 from .chunk_pool import initial_values, write_fresh
 from .config import EmbeddingConfig
-from .doorkeeper import knock
+from .doorkeeper import recognize
 from .extent import first_chunks
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys
@@ -29,7 +29,8 @@ class AdmitInfo(NamedTuple):
         neither.
       admitted: `i32[]` keys that got an entry.
       evicted: `i32[]` keys that lost theirs.
-      filtered: `i32[]` lookups of keys that the filter does not admit yet.
+      filtered: `i32[]` lookups without an entry whose key has not come before, with an
+        admission filter.
       failed: `i32[]` other lookups without an entry: this batch holds all ways of
         their bucket, or their table number or id is out of range.
       frames_used: `i32[]` frames owned by chunks afterwards.
@@ -61,12 +62,11 @@ def admit(
     found = probe(state.pages, keys, tables, lookups.valid, num_ways)
     is_hit = found != NO_ENTRY
     waiting = lookups.valid & ~is_hit
-    memory, is_filtered = state.doorkeeper, jnp.zeros_like(waiting)
+    memory, limit = state.doorkeeper, jnp.full(tables.shape, jnp.inf, jnp.float32)
     if memory is not None:
-        memory, is_known = knock(memory, keys, tables, waiting)
-        is_filtered = waiting & ~is_known
-        waiting &= is_known
-    placed, is_new = place(state.pages, keys, tables, waiting, found, num_ways)
+        memory, is_known = recognize(memory, keys, tables, waiting)
+        limit = jnp.where(is_known, limit, _filter_limit(state, config))
+    placed, is_new = place(state.pages, keys, tables, waiting, found, limit, num_ways)
     entries = jnp.where(is_hit, found, placed)
     new_entries = jnp.where(is_new, entries, NO_ENTRY)
     arena, start, count = allot(state, new_entries, config)
@@ -89,6 +89,7 @@ def admit(
         pool = write_fresh(pool, frames, values, optimizer)
 
     num_hits = jnp.sum(is_hit)
+    is_filtered = waiting & (entries == NO_ENTRY) & (limit < jnp.inf)
     info = AdmitInfo(
         hits=num_hits,
         misses=jnp.sum(lookups.valid) - num_hits,
@@ -105,3 +106,12 @@ def admit(
         state, pages=pages, pool=pool, arena=arena, doorkeeper=memory
     )
     return new_state, make_handle(lookups, entries), info
+
+
+def _filter_limit(state: EmbeddingState, config: EmbeddingConfig) -> jax.Array:
+    """The utility below which an entry may make place for a key not seen before.
+
+    Such an entry has at most its first chunks, or would lose what more it has.
+    """
+    weights = config.chunk_weights
+    return state.threshold / weights[min(config.initial_chunks, len(weights) - 1)]

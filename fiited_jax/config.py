@@ -19,8 +19,8 @@ _LANES = 128  # the lane count of a TPU register, and of every line we store
 _INDEX_LIMIT = 1 << 31  # int32 indices
 _WORD_BYTES = 4
 _UTILITY_BYTES = 2
-# Step, step of decay, two seed words, next frame, idle frames; `state.EmbeddingState`.
-_FIXED_BYTES = 6 * _WORD_BYTES
+# Step, step of decay, threshold, two seed words, next frame, idle frames.
+_FIXED_BYTES = 7 * _WORD_BYTES
 _MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
 # Ranked by length, many short vectors are worth more than fewer long ones.
 _MEAN_LENGTH = {"lengths": 0.15, "chunks": 1 / 2}
@@ -47,8 +47,9 @@ class EmbeddingConfig:
       length_alpha: how fast more length is worth less.
       half_life: steps in which an untouched utility halves.
       fallback: what a chunk without a frame reads; `"zero"`.
-      filter_slots: bytes of an admission filter, which admits a key only when it comes
-        in a second batch; 0 for none. It remembers about as many keys.
+      filter_slots: bytes of an admission filter, 0 for none. It remembers about as many
+        keys; one that has not come before evicts only what by the last prune step is
+        worth no more than its first chunks.
       initial_chunks: frames a new entry is given while free frames last.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
       headroom: share of the frames that `prune_step` leaves free for new entries.

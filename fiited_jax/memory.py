@@ -61,7 +61,7 @@ class MemoryReport:
       utilities: what they are worth.
       values: the pool.
       slots: the optimizer's state.
-      filter: keys turned away lately.
+      filter: the admission filter.
       other: scalars.
       num_entries: keys that can be tracked; 0 for a method without a page table.
       dense_bytes: a dense table with the same optimizer; `None` if there is nothing
@@ -189,7 +189,9 @@ def count_bytes(state: EmbeddingState, config: EmbeddingConfig) -> MemoryReport:
         values=count_arrays(state.pool.values),
         slots=count_arrays(state.pool.slots),
         filter=count_arrays(state.doorkeeper),
-        other=count_arrays((state.step, state.decayed_at, state.seed, state.arena)),
+        other=count_arrays(
+            (state.step, state.decayed_at, state.threshold, state.seed, state.arena)
+        ),
         num_entries=config.num_entries,
     )
 

@@ -113,11 +113,16 @@ def owns(
 
 
 def _eviction_order(
-    pages: PageTable, buckets: jax.Array, in_use: jax.Array, num_ways: int
+    pages: PageTable,
+    buckets: jax.Array,
+    in_use: jax.Array,
+    limit: jax.Array,
+    num_ways: int,
 ) -> jax.Array:
     """Rank the ways of each lane's bucket, lowest first: `f32[N, W]`.
 
-    Free ways come first, then the lowest utility; what is in use is never taken.
+    Free ways come first, then the lowest utility; what is in use, or not below the
+    lane's limit, is never taken.
     """
     # One byte per entry: the exact set, without a sort and without a field to clear.
     marks = jnp.zeros(pages.owner.size, jnp.uint8)
@@ -127,7 +132,8 @@ def _eviction_order(
     codes = gather_windows(pages.utility, buckets, num_ways * per_entry)
     worth = decode(jnp.max(codes.reshape(-1, num_ways, per_entry), axis=-1))
     is_free = gather_windows(pages.owner, buckets, num_ways) == FREE_ENTRY
-    return jnp.where(is_free, -1.0, jnp.where(is_used, jnp.inf, worth))
+    is_safe = is_used | (worth >= limit[:, None])
+    return jnp.where(is_free, -1.0, jnp.where(is_safe, jnp.inf, worth))
 
 
 def place(
@@ -136,12 +142,13 @@ def place(
     tables: jax.Array,
     waiting: jax.Array,
     in_use: jax.Array,
+    limit: jax.Array,
     num_ways: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Choose entries for keys that are not tracked; writes nothing.
 
     As if lane by lane: a key takes a free way of its bucket, else the way of lowest
-    utility that is not in use (ties: the lowest way), else none.
+    utility that is not in use and below its limit (ties: the lowest way), else none.
 
     Args:
       pages: the page table.
@@ -149,6 +156,7 @@ def place(
       tables: `i32[N]`.
       waiting: `bool[N]` the lanes that want an entry; their keys are not tracked.
       in_use: `i32[n]` entries that may not be taken, `NO_ENTRY` for none.
+      limit: `f32[N]` the utility that an entry must not have to be taken.
       num_ways: W.
 
     Returns:
@@ -157,7 +165,7 @@ def place(
     """
     buckets = buckets_of(keys, tables, pages.owner.size // num_ways)
     lanes = lax.iota(jnp.int32, tables.size)
-    order = _eviction_order(pages, buckets, in_use, num_ways)
+    order = _eviction_order(pages, buckets, in_use, limit, num_ways)
     nowhere = jnp.full_like(lanes, NO_ENTRY)
 
     def lacking(entries: jax.Array, order: jax.Array) -> jax.Array:
@@ -169,7 +177,8 @@ def place(
         return jnp.any(lacking(entries, order))
 
     def bid_round(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        # The lanes of a bucket want the same way, and the key of the lowest gets it.
+        # The lanes of a bucket that can have one want the same way, the lowest; the
+        # key of the first of them gets it.
         salt, entries, is_first, order = carry
         lacks = lacking(entries, order)
         winners = bid(buckets, lacks, salt)

@@ -69,10 +69,15 @@ def prune_step(
         utility=_decayed(pages.utility, decay, state.step),
     )
     new_state = dataclasses.replace(
-        state, decayed_at=state.step, pages=new_pages, pool=pool, arena=arena
+        state,
+        decayed_at=state.step,
+        threshold=threshold * decay,
+        pages=new_pages,
+        pool=pool,
+        arena=arena,
     )
     info = PruneInfo(
-        threshold=threshold * decay,
+        threshold=new_state.threshold,
         freed=jnp.where(moves, lost, 0),
         granted=jnp.where(moves, won, 0),
         moved_share=moved_share,

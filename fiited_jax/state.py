@@ -95,12 +95,14 @@ class EmbeddingState:
     Attributes:
       step: optimizer updates so far.
       decayed_at: the step to which all utilities are decayed.
+      threshold: the priority that every chunk chosen by the last prune step reached,
+        decayed as utilities are; 0 before.
       seed: drives the initial values.
       pages: the page table.
       pool: the chunk pool.
       arena: the frames handed out.
-      doorkeeper: keys turned away lately, see `fiited_jax.doorkeeper`; `None` without
-        an admission filter.
+      doorkeeper: unknown keys that came lately, see `fiited_jax.doorkeeper`; `None`
+        without an admission filter.
 
     Invariants, see `fiited_jax.invariants.check_invariants`:
       1. runs of tracked keys lie in `[1, next_frame)` and do not overlap; frames there
@@ -113,6 +115,7 @@ class EmbeddingState:
 
     step: jax.Array  # i32[]
     decayed_at: jax.Array  # i32[]
+    threshold: jax.Array  # f32[]
     seed: jax.Array  # u32[2]
     pages: PageTable
     pool: ChunkPool

@@ -94,6 +94,7 @@ class EmbeddingStore:
         return EmbeddingState(
             step=jnp.int32(0),
             decayed_at=jnp.int32(0),
+            threshold=jnp.float32(0.0),
             seed=jax.random.bits(key, (2,), jnp.uint32),
             pages=init_page_table(config),
             pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
@@ -113,8 +114,9 @@ class EmbeddingStore:
         A new key takes a free way of its bucket, else evicts the entry of lowest
         utility that this batch does not use, else gets none: it then reads zeros and
         counts as failed. So give all ids of a step to one call: a later one may evict
-        what an earlier one has admitted. With an admission filter a key is admitted
-        when it comes in a second batch; in the first it reads zeros.
+        what an earlier one has admitted. With an admission filter, a key that has
+        not come before only evicts what is worth next to nothing, see
+        `EmbeddingConfig.filter_slots`.
 
         Args:
           state: the store's state; donate it.

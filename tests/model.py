@@ -59,6 +59,7 @@ class Model:
         self.unused = config.num_frames - 1  # frames never handed out since a move
         self.idle = 0
         self.buckets, self.tags, self.fresh = {}, {}, {}
+        self.threshold = 0.0
         self.remembered = {}  # slot of the filter -> tag
 
     def prepare(self, keys):
@@ -105,16 +106,15 @@ class Model:
                 for key, entry in zip(lanes, entries, strict=True)
             ),
         }
-        away = self.turned_away(
+        unknown = self.unknown(
             {key for key, entry in zip(lanes, entries, strict=True) if entry < 0}
         )
-        counts["filtered"] = sum(key in away for key in lanes)
         taken, placed, evicted = set(entries), {}, []
         for lane, key in enumerate(lanes):
-            if key is None or entries[lane] >= 0 or key in away:
+            if key is None or entries[lane] >= 0:
                 continue
             if key not in placed:
-                placed[key] = self.choose(key, taken)
+                placed[key] = self.choose(key, taken, key in unknown)
                 taken.add(placed[key])
             entries[lane] = placed[key]
         new = [(key, entry) for key, entry in placed.items() if entry >= 0]
@@ -125,23 +125,27 @@ class Model:
             self.ways[index] = self.settle(key, 0 if old is None else len(old.chunks))
         counts["admitted"], counts["evicted"] = len(new), len(evicted)
         counts["failed"] = too_wide + sum(
-            key is not None and entry < 0 and key not in away
+            key is not None and entry < 0 and key not in unknown
+            for key, entry in zip(lanes, entries, strict=True)
+        )
+        counts["filtered"] = sum(
+            entry < 0 and key in unknown
             for key, entry in zip(lanes, entries, strict=True)
         )
         return entries, counts, evicted
 
-    def turned_away(self, keys):
-        """The keys that the filter does not admit; it remembers them."""
+    def unknown(self, keys):
+        """The keys that the filter has not seen; it remembers them."""
         if not self.config.filter_slots:
             return set()
-        away, last = set(), {}
+        new, last = set(), {}
         for key in keys - {None}:
             slot, tag = self.tags[key]
             if self.remembered.get(slot) != tag:
-                away.add(key)
+                new.add(key)
                 last[slot] = max(tag, last.get(slot, 0))
         self.remembered |= last
-        return away
+        return new
 
     def settle(self, key, num_left):
         """A new entry; its predecessor leaves `num_left` frames."""
@@ -159,10 +163,14 @@ class Model:
             self.give(entry, chunk)
         return entry
 
-    def choose(self, key, taken):
+    def choose(self, key, taken, is_unknown):
         """The way a new key takes: free, else the coldest not in use, else none."""
         first = self.buckets[key] * self.config.num_ways
         best, lowest = -1, np.inf
+        if is_unknown:
+            weights = self.config.chunk_weights
+            place = min(self.config.initial_chunks, len(weights) - 1)
+            lowest = np.float32(self.threshold) / np.float32(weights[place])
         for index in range(first, first + self.config.num_ways):
             entry = self.ways[index]
             if index in taken:
@@ -234,10 +242,12 @@ class Model:
         moves = asked > 0 and np.float32(asked) / np.float32(target) >= np.float32(
             config.hysteresis
         )
+        age = (self.step - self.decayed_at) / config.half_life
         for entry in self.ways:
             if entry is not None:
-                age = (self.step - self.decayed_at) / config.half_life
                 entry.utility *= np.float32(2.0 ** -min(age, 64))
+        reached = -chunks[:target][-1][0] if len(chunks) >= target else 0.0
+        self.threshold = reached * 2.0 ** -min(age, 64)
         self.decayed_at = self.step
         if not moves:
             return 0, 0
@@ -256,6 +266,8 @@ class Model:
         assert int(state.decayed_at) == self.decayed_at
         assert int(state.arena.next_frame) == config.num_frames - self.unused
         assert int(state.arena.idle) == self.idle
+        np.testing.assert_allclose(state.threshold, self.threshold, rtol=2.0**-8)
+        self.threshold = float(state.threshold)
         pages = jax.tree.map(np.asarray, state.pages)
         high = pages.key_high if config.id_bits > 32 else np.zeros_like(pages.key_low)
         words = [pages.key_low, high, pages.owner.astype(np.int64) - 1]

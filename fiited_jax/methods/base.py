@@ -81,6 +81,7 @@ class Request:
       length_alpha: as for `EmbeddingConfig`.
       half_life: of utilities, in steps.
       frames_per_entry: as for `EmbeddingConfig.from_budget`.
+      filter_share: as for `EmbeddingConfig.from_budget`.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
     """
 
@@ -95,6 +96,7 @@ class Request:
     ranking: Literal["lengths", "chunks"] = "lengths"
     length_alpha: float = 3.0
     frames_per_entry: float | None = None
+    filter_share: float = 0.0
     initial_scale: float = 0.01
 
 

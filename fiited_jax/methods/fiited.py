@@ -31,6 +31,7 @@ def fiited(request: Request) -> Method:
         length_alpha=request.length_alpha,
         half_life=request.half_life,
         frames_per_entry=request.frames_per_entry,
+        filter_share=request.filter_share,
     )
 
     def make_embed(rngs: nnx.Rngs) -> Embed:

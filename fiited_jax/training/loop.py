@@ -104,6 +104,7 @@ class Trainer:
                 length_alpha=options.length_alpha,
                 half_life=options.half_life,
                 frames_per_entry=options.frames_per_entry,
+                filter_share=options.filter_share,
             )
         )
         rngs = nnx.Rngs(options.seed)
@@ -250,7 +251,7 @@ class _Log:
         }
         admitted = [info.admitted for info in infos if info.admitted is not None]
         if admitted:
-            for name in ("hits", "misses", "admitted", "evicted", "failed"):
+            for name in ("hits", "misses", "admitted", "evicted", "filtered", "failed"):
                 record[name] = int(sum(getattr(info, name) for info in admitted))
             record["frames_used"] = int(admitted[-1].frames_used)
         if self.pruned:  # since the last record

@@ -44,6 +44,8 @@ class TrainOptions:
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key; default 15 % of the
         chunks with ranking lengths, half with chunks.
+      filter_share: share of the budget for an admission filter, which keeps ids that
+        come for the first time from pushing out good ones; 0 for none.
       seed: of weights and initial values; the data and their split do not depend on it.
       test_fraction: share of the data that is the test split: the last rows, of
         `avazu` the last days, of `movielens` random ratings. Default 0.1 for
@@ -71,6 +73,7 @@ class TrainOptions:
     prune_interval: int = 50
     half_life: float = 2000.0
     frames_per_entry: float | None = None
+    filter_share: float = 0.0
     seed: int = 0
     test_fraction: float | None = None
     log_every: int = 20
