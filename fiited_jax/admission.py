@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from .arena import allot, frames_used
-from .chunk_pool import initial_values, write_fresh
+from .chunk_pool import write_fresh
 from .config import EmbeddingConfig
 from .doorkeeper import recognize
 from .extent import first_chunks
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys
 from .page_table import NO_TABLE, place, probe, replace_entries
+from .shared_pool import fresh_values
 from .sparse_optim import SparseOptimizer
 from .state import NO_ENTRY, NULL_FRAME, EmbeddingState
 
@@ -77,14 +78,8 @@ def admit(
 
     pool = state.pool
     for chunk in range(config.initial_chunks):
-        values = initial_values(
-            state.seed,
-            keys,
-            tables,
-            jnp.full_like(tables, chunk),
-            config.chunk_dim,
-            config.initial_scale,
-        )
+        chunks = jnp.full_like(tables, chunk)
+        values = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
         frames = jnp.where(chunk < count, start + chunk, NULL_FRAME)
         pool = write_fresh(pool, frames, values, optimizer)
 

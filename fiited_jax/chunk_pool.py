@@ -11,8 +11,8 @@ from jax import lax
 
 from pallas_kernels import gather_chunks, scatter_chunks
 
-from .config import pool_line_shape
 from .keys import Keys, hash_words
+from .sizes import pool_line_shape
 from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool
 

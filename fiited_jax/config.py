@@ -2,20 +2,18 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Hashable
-from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
 
 from . import scorers
 from .scorers import Scorer
+from .sizes import LANES, frames_bytes, frames_within, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
 
-__all__ = ["EmbeddingConfig", "parse_bytes", "pool_line_shape"]
+__all__ = ["EmbeddingConfig"]
 
-_LANES = 128  # the lane count of a TPU register, and of every line we store
 _INDEX_LIMIT = 1 << 31  # int32 indices
 _WORD_BYTES = 4
 _UTILITY_BYTES = 2
@@ -46,7 +44,10 @@ class EmbeddingConfig:
         `"chunks"`: every chunk has a utility and is ranked by itself.
       length_alpha: how fast more length is worth less.
       half_life: steps in which an untouched utility halves.
-      fallback: what a chunk without a frame reads; `"zero"`.
+      fallback: what a chunk without a frame reads: `"zero"`, or `"shared"`, a vector of
+        the shared pool to which the key is hashed. A chunk that gets a frame starts
+        from what it has read there.
+      num_shared: vectors of the shared pool, 0 with `"zero"`.
       filter_slots: bytes of an admission filter, 0 for none. It remembers about as many
         keys; one that has not come before evicts only what by the last prune step is
         worth no more than its first chunks.
@@ -78,7 +79,8 @@ class EmbeddingConfig:
     ranking: Literal["lengths", "chunks"] = "lengths"
     length_alpha: float = 3.0
     half_life: float = 2000.0
-    fallback: Literal["zero"] = "zero"
+    fallback: Literal["zero", "shared"] = "zero"
+    num_shared: int = 0
     filter_slots: int = 0
     initial_chunks: int = 1
     initial_scale: float = 0.01
@@ -107,6 +109,7 @@ class EmbeddingConfig:
             ("num_entries * num_chunks", self.num_entries * self.num_chunks),
             ("num_frames", self.num_frames),
             ("filter_slots", self.filter_slots),
+            ("num_shared * num_chunks", self.num_shared * self.num_chunks),
         ):
             if count >= _INDEX_LIMIT:
                 raise ValueError(
@@ -139,8 +142,16 @@ class EmbeddingConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise TypeError(f"{name} must be a number, got {value!r}")
-        if self.fallback != "zero":
-            raise ValueError(f"fallback must be 'zero', got {self.fallback!r}")
+        if self.fallback not in ("zero", "shared"):
+            raise ValueError(
+                f"fallback must be 'zero' or 'shared', got {self.fallback!r}"
+            )
+        least = int(self.fallback == "shared")
+        _check_int("num_shared", self.num_shared, least)
+        if self.num_shared and not least:
+            raise ValueError(
+                f"num_shared must be 0 with fallback='zero', got {self.num_shared}"
+            )
         if not 1e-6 <= self.half_life <= 1e30:
             raise ValueError(
                 "half_life must be a number of steps from 1e-6 to 1e30, "
@@ -220,6 +231,7 @@ class EmbeddingConfig:
         frames_per_entry: float | None = None,
         num_ids: int | None = None,
         filter_share: float = 0.0,
+        shared_share: float = 0.1,
         num_ways: int = 16,
         **fields: Any,
     ) -> "EmbeddingConfig":
@@ -237,6 +249,8 @@ class EmbeddingConfig:
             than they need.
           filter_share: share of the budget for an admission filter, see
             `filter_slots`; 0 for none.
+          shared_share: share of the budget for the shared pool, with
+            `fallback="shared"`.
           num_ways: W, entries per bucket.
           **fields: the other fields of the config.
 
@@ -262,15 +276,18 @@ class EmbeddingConfig:
                 "optimizer must be a SparseOptimizer, made by fj.sparse or "
                 f"fj.rowwise_adagrad, got {optimizer!r}"
             )
-        sized = ("num_entries", "num_frames", "filter_slots", "budgeted_slots")
-        if fields.keys() & set(sized):
-            raise ValueError(f"{', '.join(sized)} follow from budget, got {fields}")
-        if not isinstance(filter_share, int | float) or not 0 <= filter_share < 1:
+        sized = {"num_entries", "num_frames", "filter_slots", "num_shared"}
+        if given := fields.keys() & (sized | {"budgeted_slots"}):
             raise ValueError(
-                f"filter_share must be a share in [0, 1), got {filter_share!r}"
+                f"{', '.join(sorted(given))} must not be given: they follow from budget"
             )
-        filter_slots = int(num_bytes * filter_share)
-        num_bytes -= filter_slots
+        for name, share in (
+            ("filter_share", filter_share),
+            ("shared_share", shared_share),
+        ):
+            if not isinstance(share, int | float) or not 0 <= share < 1:
+                raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
+        is_shared = fields.get("fallback") == "shared"
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(
             embedding_dim=embedding_dim,
@@ -278,10 +295,18 @@ class EmbeddingConfig:
             num_entries=num_ways if isinstance(num_ways, int) else 1,
             num_frames=2,
             num_ways=num_ways,
+            num_shared=int(is_shared),
             **fields,
         )
         specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
+        filter_slots, num_shared = int(num_bytes * filter_share), 0
+        if is_shared:
+            shared_bytes = int(num_bytes * shared_share)
+            held = frames_within(shared_bytes, chunk_dim, specs) - 1
+            num_shared = max(held // num_chunks, 1)
+            num_bytes -= frames_bytes(num_shared * num_chunks + 1, chunk_dim, specs)
+        num_bytes -= filter_slots
         if frames_per_entry is None:
             share = _MEAN_LENGTH[probe.ranking]
             frames_per_entry = min(max(share * num_chunks, 1), num_chunks)
@@ -298,13 +323,13 @@ class EmbeddingConfig:
                 f"frames_per_entry must be in (0, {num_chunks}], got {frames_per_entry}"
             )
         bucket_bytes = num_ways * probe.entry_bytes
-        smallest = bucket_bytes + _FIXED_BYTES + _frames_bytes(2, chunk_dim, specs)
+        smallest = bucket_bytes + _FIXED_BYTES + frames_bytes(2, chunk_dim, specs)
         if num_bytes < smallest:
             raise ValueError(
                 f"budget must hold one bucket of {num_ways} entries and one frame, "
-                f"{smallest} bytes; got {num_bytes}"
+                f"{smallest} bytes; got {max(num_bytes, 0)}"
             )
-        frame_bytes = _frames_bytes(_LANES, chunk_dim, specs) / _LANES
+        frame_bytes = frames_bytes(LANES, chunk_dim, specs) / LANES
         mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
         most_buckets = (num_bytes - smallest) // bucket_bytes + 1
         num_buckets = int((num_bytes - _FIXED_BYTES) / mean_bucket)
@@ -313,70 +338,21 @@ class EmbeddingConfig:
             needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
             num_buckets = min(num_buckets, needed)
         left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
-        num_frames = _frames_within(left, chunk_dim, specs)
+        num_frames = frames_within(left, chunk_dim, specs)
         if num_ids is not None:  # frames for every chunk of every entry will do
             most_frames = num_buckets * num_ways * num_chunks / (1 - probe.headroom)
             num_frames = min(num_frames, math.ceil(most_frames) + 2)
-        # What a whole frame does not fill still holds buckets.
-        left -= _frames_bytes(num_frames, chunk_dim, specs)
-        num_buckets += left // bucket_bytes
+        else:  # what a whole frame does not fill still holds buckets
+            left -= frames_bytes(num_frames, chunk_dim, specs)
+            num_buckets += left // bucket_bytes
         return dataclasses.replace(
             probe,
             num_entries=num_buckets * num_ways,
             num_frames=num_frames,
             filter_slots=filter_slots,
+            num_shared=num_shared,
             budgeted_slots=specs,
         )
-
-
-def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
-    """Return the shape of the lines that hold `num_frames` chunks.
-
-    A line is 128 lanes where whole chunks fill it, so that no backend pads or
-    relayouts it; else it is one chunk.
-
-    Args:
-      num_frames: P, chunks to hold.
-      chunk_dim: C, values per chunk.
-
-    Returns:
-      `(lines, lanes)`.
-
-    >>> pool_line_shape(100, 16), pool_line_shape(100, 24)
-    ((13, 128), (100, 24))
-    """
-    lanes = chunk_dim if _LANES % chunk_dim else _LANES
-    return -(-num_frames * chunk_dim // lanes), lanes
-
-
-def parse_bytes(size: int | str) -> int:
-    """Read a size in bytes.
-
-    Args:
-      size: an integer, or a number with an optional unit B, kB, MB, GB, TB, KiB,
-        MiB, GiB or TiB.
-
-    Returns:
-      The bytes, rounded down.
-
-    Raises:
-      ValueError: if it is not a positive size.
-
-    >>> parse_bytes("64MiB"), parse_bytes("1.5 kB"), parse_bytes(10)
-    (67108864, 1500, 10)
-    """
-    exponents = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(size), re.I)
-    if match and not isinstance(size, bool):
-        number, unit, binary = match.groups()
-        base = 1024 if binary else 1000
-        num_bytes = int(Decimal(number) * base ** exponents[unit.lower()])
-        if 0 < num_bytes < 1 << 63 and (unit or not binary):
-            return num_bytes
-    raise ValueError(
-        f"a size must be a positive number of bytes such as 1048576, '64MiB' or "
-        f"'1.5GB', got {size!r}"
-    )
 
 
 def _check_int(name: str, value: Any, least: int) -> None:
@@ -384,23 +360,3 @@ def _check_int(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _frames_bytes(num_frames: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
-    """Bytes of everything that is per frame: values and slots."""
-    lines, lanes = pool_line_shape(num_frames, chunk_dim)
-    total = lines * lanes * _WORD_BYTES
-    for spec in specs:
-        scale = lines * lanes // chunk_dim if spec.shape else num_frames
-        total += scale * spec.num_bytes
-    return total
-
-
-def _frames_within(num_bytes: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
-    """The most frames whose arrays fit `num_bytes`."""
-    low, high = 2, max(num_bytes // (chunk_dim * _WORD_BYTES), 3)
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = _frames_bytes(middle, chunk_dim, specs) <= num_bytes
-        low, high = (middle, high) if fits else (low, middle)
-    return low

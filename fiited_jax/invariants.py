@@ -31,8 +31,8 @@ def check_invariants(state: EmbeddingState, config: EmbeddingConfig) -> None:
     _check_frames(state, view, config)
     _check_keys(view, config)
     _check_utilities(state, view, config)
-    if np.any(view.null_frame):
-        raise ValueError(f"the null frame must hold zeros, holds {view.null_frame}")
+    if np.any(view.null_frames):
+        raise ValueError(f"the null frames must hold zeros, hold {view.null_frames}")
 
 
 class _View(NamedTuple):
@@ -45,7 +45,7 @@ class _View(NamedTuple):
     start: Any  # i32[M]
     frames: Any  # i32[M, K]
     utility: Any  # f32[M, U]
-    null_frame: Any  # f32[1, C]
+    null_frames: Any  # of f32[1, C]
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -61,7 +61,11 @@ def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
         start=pages.start,
         frames=frames_of_entries(pages, entries, config),
         utility=decode(pages.utility).reshape(-1, config.num_utilities),
-        null_frame=read_frames(state.pool, null_frame, config.chunk_dim)[0],
+        null_frames=[
+            read_frames(pool, null_frame, config.chunk_dim)[0]
+            for pool in (state.pool, state.shared)
+            if pool is not None
+        ],
     )
 
 

@@ -29,6 +29,7 @@ _COMPONENTS = (
     "utilities",
     "values",
     "slots",
+    "shared",
     "filter",
     "other",
 )
@@ -61,6 +62,7 @@ class MemoryReport:
       utilities: what they are worth.
       values: the pool.
       slots: the optimizer's state.
+      shared: the shared pool and its optimizer state.
       filter: the admission filter.
       other: scalars.
       num_entries: keys that can be tracked; 0 for a method without a page table.
@@ -75,6 +77,7 @@ class MemoryReport:
     utilities: int = 0
     values: int = 0
     slots: int = 0
+    shared: int = 0
     filter: int = 0
     other: int = 0
     num_entries: int = 0
@@ -102,7 +105,8 @@ class MemoryReport:
     @property
     def metadata_share(self) -> float:
         """Share of the all-in bytes that holds neither values nor slots."""
-        return 1 - (self.values + self.slots) / self.all_in_bytes
+        held = self.values + self.slots + self.shared
+        return 1 - held / self.all_in_bytes
 
     @property
     def all_in_ratio(self) -> float | None:
@@ -188,6 +192,7 @@ def count_bytes(state: EmbeddingState, config: EmbeddingConfig) -> MemoryReport:
         utilities=count_arrays(pages.utility),
         values=count_arrays(state.pool.values),
         slots=count_arrays(state.pool.slots),
+        shared=count_arrays(state.shared),
         filter=count_arrays(state.doorkeeper),
         other=count_arrays(
             (state.step, state.decayed_at, state.threshold, state.seed, state.arena)

@@ -56,7 +56,7 @@ def prune_step(
     moves = (asked > 0) & (moved_share >= config.hysteresis)
 
     layout = plan_layout(pages, extent, config)
-    pool = relocate(state.pool, pages, layout, state.seed, config, optimizer, moves)
+    pool = relocate(state, layout, config, optimizer, moves)
     arena = FrameArena(
         next_frame=jnp.where(moves, layout.next_frame, state.arena.next_frame),
         idle=jnp.where(moves, 0, state.arena.idle),

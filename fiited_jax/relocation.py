@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .chunk_pool import initial_values, read_frames, write_frames
+from .chunk_pool import read_frames, write_frames
 from .config import EmbeddingConfig
 from .extent import chunk_at_rank, frame_of, num_present
 from .page_table import read_keys
+from .shared_pool import fresh_values
 from .sparse_optim import SparseOptimizer
-from .state import NULL_FRAME, ChunkPool, PageTable
+from .state import NULL_FRAME, ChunkPool, EmbeddingState, PageTable
 
 __all__ = ["Layout", "plan_layout", "relocate"]
 
@@ -98,21 +99,17 @@ def plan_layout(pages: PageTable, extent: jax.Array, config: EmbeddingConfig) ->
 
 
 def relocate(
-    pool: ChunkPool,
-    pages: PageTable,
+    state: EmbeddingState,
     layout: Layout,
-    seed: jax.Array,
     config: EmbeddingConfig,
     optimizer: SparseOptimizer,
     moves: jax.Array,
 ) -> ChunkPool:
-    """Bring a pool into a layout; fresh frames get initial values and slots.
+    """Bring the pool of a state into a layout; fresh frames are as `admit` makes them.
 
     Args:
-      pool: the pool.
-      pages: the page table, for the keys.
+      state: the state, its page table as it was.
       layout: from `plan_layout`.
-      seed: `u32[2]`, drives the initial values.
       config: sizes and rules.
       optimizer: the store's optimizer.
       moves: `bool[]`; if false, nothing is done, and no time is taken.
@@ -128,11 +125,10 @@ def relocate(
     def spread(pool: ChunkPool, frames: jax.Array) -> tuple[jax.Array, Any]:
         kept_as = layout.kept_as[frames]
         values, slots = read_frames(pool, kept_as, chunk_dim)
-        keys, tables = read_keys(pages, layout.owner[frames])
-        fresh_values = initial_values(
-            seed, keys, tables, layout.chunk[frames], chunk_dim, config.initial_scale
-        )
-        fresh = (fresh_values, optimizer.init(fresh_values))
+        keys, tables = read_keys(state.pages, layout.owner[frames])
+        chunks = layout.chunk[frames]
+        started = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
+        fresh = (started, optimizer.init(started))
         is_fresh = kept_as == NULL_FRAME
 
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -145,7 +141,7 @@ def relocate(
     block = min(max(_BLOCK_VALUES // chunk_dim, 1), config.num_frames)
     num_kept = jnp.where(moves, layout.num_kept, 0)
     num_used = jnp.where(moves, layout.next_frame - 1, 0)
-    pool = _sweep(pool, num_kept, block, close_ranks, upwards=True)
+    pool = _sweep(state.pool, num_kept, block, close_ranks, upwards=True)
     return _sweep(pool, num_used, block, spread, upwards=False)
 
 

@@ -62,7 +62,7 @@ class ChunkPool:
     """The values of all frames and their optimizer state.
 
     Attributes:
-      values: lines of whole chunks, see `config.pool_line_shape`.
+      values: lines of whole chunks, see `sizes.pool_line_shape`.
       slots: the optimizer's state; `[C]` leaves are stored as lines, scalars flat.
     """
 
@@ -101,6 +101,7 @@ class EmbeddingState:
       pages: the page table.
       pool: the chunk pool.
       arena: the frames handed out.
+      shared: the shared pool, see `fiited_jax.shared_pool`; `None` without one.
       doorkeeper: unknown keys that came lately, see `fiited_jax.doorkeeper`; `None`
         without an admission filter.
 
@@ -110,7 +111,7 @@ class EmbeddingState:
       2. no key is tracked twice, and each lies in the bucket it hashes to;
       3. a free entry has no run and no utility;
       4. `decayed_at` is at most `step`;
-      5. the null frame holds zeros.
+      5. the null frames hold zeros.
     """
 
     step: jax.Array  # i32[]
@@ -120,4 +121,5 @@ class EmbeddingState:
     pages: PageTable
     pool: ChunkPool
     arena: FrameArena
+    shared: ChunkPool | None
     doorkeeper: jax.Array | None  # u8[filter_slots]

@@ -20,6 +20,7 @@ from .keys import Keys, canonicalize_ids, canonicalize_tables
 from .memory import MemoryReport
 from .page_table import init_page_table, probe
 from .pruning import PruneInfo
+from .shared_pool import fallback_frames, init_shared
 from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState
 from .update import ApplyInfo
@@ -74,6 +75,11 @@ class EmbeddingStore:
                 f"fj.rowwise_adagrad, got {self.optimizer!r}"
             )
         self.optimizer.check_num_tables(self.config.num_tables)
+        if self.optimizer.table_scale is not None and self.config.num_shared:
+            raise ValueError(
+                "table_scale must be None with fallback='shared', whose vectors belong "
+                f"to no table; got {self.optimizer.table_scale}"
+            )
         specs = self.optimizer.slot_specs(self.config.chunk_dim)
         if self.config.budgeted_slots not in (None, specs):
             raise ValueError(
@@ -91,14 +97,16 @@ class EmbeddingStore:
           An `EmbeddingState`.
         """
         config = self.config
+        seed = jax.random.bits(key, (2,), jnp.uint32)
         return EmbeddingState(
             step=jnp.int32(0),
             decayed_at=jnp.int32(0),
             threshold=jnp.float32(0.0),
-            seed=jax.random.bits(key, (2,), jnp.uint32),
+            seed=seed,
             pages=init_page_table(config),
             pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
             arena=init_arena(),
+            shared=init_shared(seed, config, self.optimizer),
             doorkeeper=(
                 jnp.zeros(config.filter_slots, jnp.uint8)
                 if config.filter_slots
@@ -166,12 +174,16 @@ class EmbeddingStore:
           handle: from `admit` or `find`.
 
         Returns:
-          `f32[..., D]`; absent chunks and padding are zeros.
+          `f32[..., D]`; padding is zeros, absent chunks as `config.fallback` says.
         """
         self._check_state(state)
         self._check_handle(handle)
         frames = frames_of_entries(state.pages, handle.entries, self.config)
         chunks = gather_chunks(state.pool.values, frames, self.config.chunk_dim)
+        if state.shared is not None:
+            frames = fallback_frames(handle, frames, self.config)
+            # Null frames hold zeros: one of the two is read.
+            chunks += gather_chunks(state.shared.values, frames, self.config.chunk_dim)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
     def lookup(

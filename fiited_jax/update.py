@@ -17,8 +17,9 @@ from .handle import Handle
 from .keys import Keys
 from .page_table import owns
 from .scorers import ScoreStats
+from .shared_pool import fallback_frames
 from .sparse_optim import SparseOptimizer
-from .state import NO_ENTRY, NULL_FRAME, EmbeddingState
+from .state import NO_ENTRY, NULL_FRAME, ChunkPool, EmbeddingState
 from .utility import (
     accumulate,
     decode,
@@ -34,7 +35,7 @@ class ApplyInfo(NamedTuple):
     """What an update did; scalars.
 
     Attributes:
-      updated: `i32[]` chunks whose values were stepped.
+      updated: `i32[]` chunks whose own values were stepped.
       stale: `i32[]` lookups that were dropped because their entry has changed owner
         since the handle was made.
       non_finite: `i32[]` chunks left alone because the norm of their summed gradient,
@@ -109,13 +110,64 @@ def apply_gradients(
     new_pages = dataclasses.replace(
         pages, utility=scatter_windows(pages.utility, scored, codes)
     )
+    is_stale = (entries != NO_ENTRY) & ~is_owned
+    shared, num_spoilt = state.shared, jnp.sum(is_spoilt)
+    if shared is not None:
+        frames = fallback_frames(handle, frames.reshape(*handle.mask.shape, -1), config)
+        frames = jnp.where(
+            is_stale[:, None], NULL_FRAME, frames.reshape(grads.shape[:2])
+        )
+        shared, num_more = _step_shared(shared, frames, grads, state.step, optimizer)
+        num_spoilt += num_more
     info = ApplyInfo(
         updated=jnp.sum(steps & ~is_spoilt),
-        stale=jnp.sum((entries != NO_ENTRY) & ~is_owned),
-        non_finite=jnp.sum(is_spoilt),
+        stale=jnp.sum(is_stale),
+        non_finite=num_spoilt,
     )
-    new_state = dataclasses.replace(state, step=step, pages=new_pages, pool=pool)
+    new_state = dataclasses.replace(
+        state, step=step, pages=new_pages, pool=pool, shared=shared
+    )
     return new_state, info
+
+
+def _step_shared(
+    shared: ChunkPool,
+    frames: jax.Array,
+    grads: jax.Array,
+    step: jax.Array,
+    optimizer: SparseOptimizer,
+) -> tuple[ChunkPool, jax.Array]:
+    """Step the shared vectors from which lanes have read.
+
+    Args:
+      shared: the shared pool.
+      frames: `i32[N, K]` from `fallback_frames`.
+      grads: `[N, K, C]`.
+      step: `i32[]` updates before this one.
+      optimizer: the store's optimizer.
+
+    Returns:
+      The pool, updated; and `i32[]` how many chunks were left alone.
+    """
+    is_read = frames != NULL_FRAME
+    num_lanes, num_chunks, chunk_dim = grads.shape
+    vector = (jnp.max(frames, axis=1) - 1) // num_chunks
+    leaders = find_leaders(vector, jnp.any(is_read, axis=1))
+    terms = jnp.where(is_read[..., None], grads.astype(jnp.float32), 0.0)
+    summed = sum_duplicates(leaders, terms)
+    # The leader's lane stands for all chunks that any lane of its vector has read.
+    targets = jnp.full((num_lanes, num_chunks), NULL_FRAME, jnp.int32)
+    targets = targets.at[leaders].max(frames, mode="drop")
+    is_finite = jnp.isfinite(norms(summed))
+    pool, is_sound = update_frames(
+        shared,
+        jnp.where(is_finite, targets, NULL_FRAME).reshape(-1),
+        summed.reshape(-1, chunk_dim),
+        optimizer,
+        step=step,
+    )
+    is_sound = is_finite & is_sound.reshape(targets.shape)
+    return pool, jnp.sum((targets != NULL_FRAME) & ~is_sound)
 
 
 def sum_duplicates(leaders: jax.Array, terms: jax.Array) -> jax.Array:

@@ -17,7 +17,10 @@ from fiited_jax.chunk_pool import initial_values
 from fiited_jax.doorkeeper import slots_and_tags
 from fiited_jax.keys import Keys
 from fiited_jax.page_table import buckets_of
+from fiited_jax.shared_pool import shared_frames
 from helpers import tolerance
+
+LANES = 64  # the most terms of a sum in these tests
 
 
 @dataclasses.dataclass
@@ -46,19 +49,24 @@ def _hash(keys, tables, seed, config):
 
     where = buckets_of(keys, tables, config.num_buckets)
     slots, tags = slots_and_tags(keys, tables, max(config.filter_slots, 1))
-    return where, slots, tags, jax.vmap(initial, out_axes=1)(chunks)
+    vectors = jnp.zeros_like(tables)
+    if config.num_shared:
+        vectors = (shared_frames(keys, tables, vectors, config) - 1) // len(chunks)
+    values = jax.vmap(initial, out_axes=1)(chunks)
+    return where, vectors, slots, tags, values
 
 
 class Model:
     """What an `EmbeddingStore` with SGD and the frequency scorer should do."""
 
-    def __init__(self, config, seed, learning_rate):
+    def __init__(self, config, seed, learning_rate, shared=None):
         self.config, self.seed, self.learning_rate = config, seed, learning_rate
         self.step = self.decayed_at = 0
         self.ways = [None] * config.num_entries
         self.unused = config.num_frames - 1  # frames never handed out since a move
         self.idle = 0
-        self.buckets, self.tags, self.fresh = {}, {}, {}
+        self.buckets, self.tags, self.fresh, self.vector_of = {}, {}, {}, {}
+        self.shared = shared  # f32[num_shared, K, C] or None
         self.threshold = 0.0
         self.remembered = {}  # slot of the filter -> tag
 
@@ -70,12 +78,13 @@ class Model:
         size = 1 << (len(new) - 1).bit_length()  # few shapes, few compilations
         words = np.array((new * size)[:size], np.uint64)
         low, high, table = (words[:, i].astype(np.uint32) for i in range(3))
-        where, slots, tags, values = jax.device_get(
+        where, vectors, slots, tags, values = jax.device_get(
             _hash(Keys(low, high), table.astype(np.int32), self.seed, self.config)
         )
         for key, chunks in zip(new, values, strict=False):
             for chunk, value in enumerate(chunks):
                 self.fresh[key, chunk] = value
+        self.vector_of.update(zip(new, vectors.tolist(), strict=False))
         self.tags.update(zip(new, np.stack([slots, tags], 1).tolist(), strict=False))
         self.buckets.update(zip(new, where.tolist(), strict=False))
 
@@ -91,7 +100,10 @@ class Model:
         return self.config.id_bits == 32 and key[1] != 0
 
     def give(self, entry, chunk):
-        entry.chunks[chunk] = self.fresh[entry.key, chunk].copy()
+        source = self.fresh.get((entry.key, chunk))
+        if self.shared is not None:
+            source = self.shared[self.vector_of[entry.key], chunk]
+        entry.chunks[chunk] = source.copy()
 
     def admit(self, lanes):
         """`lanes`: keys, or None for padding. Returns entries and counters."""
@@ -188,6 +200,8 @@ class Model:
         self.prepare([key for key in lanes if key is not None])
         for lane, key in enumerate(lanes):
             index = -1 if key is None else self.find(key)
+            if key is not None and self.shared is not None:
+                out[lane] = self.shared[self.vector_of[key]]
             if index >= 0:
                 for chunk, values in self.ways[index].chunks.items():
                     out[lane, chunk] = values
@@ -199,12 +213,19 @@ class Model:
         self.step += 1
         counts = {"updated": 0, "stale": 0, "non_finite": 0}
         growth = 2.0 ** min((self.step - self.decayed_at) / config.half_life, 64)
-        groups = {}
+        groups, shared_grads = {}, {}
         for lane, (key, index) in enumerate(zip(lanes, entries, strict=True)):
-            if index < 0:
+            if key is None:
                 continue
-            if self.ways[index] is None or self.ways[index].key != key:
+            is_tracked = index >= 0
+            if is_tracked and (self.ways[index] is None or self.ways[index].key != key):
                 counts["stale"] += 1
+                continue
+            own = self.ways[index].chunks if is_tracked else {}
+            for chunk in set(range(config.num_chunks)) - set(own):
+                place = self.vector_of[key], chunk
+                shared_grads.setdefault(place, []).append(grads[lane, chunk])
+            if not is_tracked:
                 continue
             groups.setdefault(index, []).append(lane)
         for index, members in groups.items():
@@ -220,6 +241,13 @@ class Model:
                     entry.chunks[chunk] -= np.float32(self.learning_rate) * grad
             scores = sound.reshape(config.num_utilities, -1).all(axis=1)
             entry.utility[scores] += len(members) * growth
+        if self.shared is not None:
+            for (vector, chunk), terms in shared_grads.items():
+                grad = np.sum(terms, axis=0, dtype=np.float32)
+                if np.all(np.isfinite(grad)):
+                    self.shared[vector, chunk] -= np.float32(self.learning_rate) * grad
+                else:
+                    counts["non_finite"] += 1
         return counts
 
     def prune(self):
@@ -275,6 +303,11 @@ class Model:
         bits = pages.utility.astype(np.uint32) << 15
         utility = bits.view(np.float32).reshape(-1, config.num_utilities)
         values = np.asarray(state.pool.values).reshape(-1)
+        if self.shared is not None:
+            got = np.asarray(state.shared.values).reshape(-1)[config.chunk_dim :]
+            got = got[: self.shared.size].reshape(self.shared.shape)
+            np.testing.assert_allclose(got, self.shared, **tolerance(LANES))
+            self.shared = got.copy()
         near_utility, near_values = [], []  # pairs, compared at once
         for index, entry in enumerate(self.ways):
             if entry is None:
@@ -294,7 +327,7 @@ class Model:
                 entry.chunks[chunk] = got.copy()
         for near, bound in (
             (near_utility, {"rtol": 2.0**-8}),
-            (near_values, tolerance(64)),
+            (near_values, tolerance(LANES)),
         ):
             if near:
                 got, expected = (

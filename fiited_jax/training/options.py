@@ -7,7 +7,7 @@ from typing import Literal
 
 import optax
 
-from ..config import parse_bytes
+from ..sizes import parse_bytes
 from ..sparse_optim import SparseOptimizer, rowwise_adagrad, sparse
 
 __all__ = ["TrainOptions"]

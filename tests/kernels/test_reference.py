@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import pallas_kernels as pk
-from fiited_jax.config import pool_line_shape
+from fiited_jax.sizes import pool_line_shape
 
 
 def make_pool(num_frames, chunk_dim, *, flat=False, dtype=np.float32):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fiited_jax as fj
-from fiited_jax.config import parse_bytes
+from fiited_jax.sizes import parse_bytes
 from helpers import make_config
 
 OPTIMIZERS = {

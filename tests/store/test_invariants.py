@@ -54,7 +54,7 @@ BREAKS = {
     "astray": ("pages", "key_low", lambda a: a + np.uint32(1), "bucket"),
     "utility": ("pages", "utility", put(0xFF00, lambda a: 0), "utilities must"),
     "late": ("arena", None, None, "decayed_at must be in"),
-    "null_frame": ("pool", "values", put(1.0, lambda a: 0), "null frame"),
+    "null_frame": ("pool", "values", put(1.0, lambda a: 0), "null frames"),
 }
 
 

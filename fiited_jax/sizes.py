@@ -1,0 +1,81 @@
+"""Sizes: reading them, and what frames take."""
+
+import re
+from decimal import Decimal
+
+from .sparse_optim import SlotSpec
+
+__all__ = ["LANES", "frames_bytes", "frames_within", "parse_bytes", "pool_line_shape"]
+
+LANES = 128  # the lane count of a TPU register, and of every line we store
+_VALUE_BYTES = 4
+
+
+def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
+    """Return the shape of the lines that hold `num_frames` chunks.
+
+    A line is 128 lanes where whole chunks fill it, so that no backend pads or
+    relayouts it; else it is one chunk.
+
+    Args:
+      num_frames: P, chunks to hold.
+      chunk_dim: C, values per chunk.
+
+    Returns:
+      `(lines, lanes)`.
+
+    >>> pool_line_shape(100, 16), pool_line_shape(100, 24)
+    ((13, 128), (100, 24))
+    """
+    lanes = chunk_dim if LANES % chunk_dim else LANES
+    return -(-num_frames * chunk_dim // lanes), lanes
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a size in bytes.
+
+    Args:
+      size: an integer, or a number with an optional unit B, kB, MB, GB, TB, KiB,
+        MiB, GiB or TiB.
+
+    Returns:
+      The bytes, rounded down.
+
+    Raises:
+      ValueError: if it is not a positive size.
+
+    >>> parse_bytes("64MiB"), parse_bytes("1.5 kB"), parse_bytes(10)
+    (67108864, 1500, 10)
+    """
+    exponents = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", str(size), re.I)
+    if match and not isinstance(size, bool):
+        number, unit, binary = match.groups()
+        base = 1024 if binary else 1000
+        num_bytes = int(Decimal(number) * base ** exponents[unit.lower()])
+        if 0 < num_bytes < 1 << 63 and (unit or not binary):
+            return num_bytes
+    raise ValueError(
+        f"a size must be a positive number of bytes such as 1048576, '64MiB' or "
+        f"'1.5GB', got {size!r}"
+    )
+
+
+def frames_bytes(num_frames: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
+    """Bytes of everything that is per frame: values and slots."""
+    lines, lanes = pool_line_shape(num_frames, chunk_dim)
+    total = lines * lanes * _VALUE_BYTES
+    for spec in specs:
+        scale = lines * lanes // chunk_dim if spec.shape else num_frames
+        total += scale * spec.num_bytes
+    return total
+
+
+def frames_within(num_bytes: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
+    """The most frames whose arrays fit `num_bytes`."""
+    low, high = 2, max(num_bytes // (chunk_dim * _VALUE_BYTES), 3)
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = frames_bytes(middle, chunk_dim, specs) <= num_bytes
+        low, high = (middle, high) if fits else (low, middle)
+    return low
