@@ -231,6 +231,13 @@ def test_prunes_are_told_once(stream):
     assert told == [1, 1]  # 16 steps: prunes at 6 and 12
 
 
+def test_the_warm_up_prunes_more_often(stream):
+    options = small(compression=8.0, prune_interval=8, prune_warmup=8, log_every=4)
+    _, result = run(options, stream)
+    told = [record["prune"]["steps"] for record in result.records if "prune" in record]
+    assert told == [3, 1, 1]  # 16 steps: prunes at 1, 2, 4, 8 and 16
+
+
 REFUSED = {
     "unknown method": (["--method", "none"], "method"),
     "negative size": (["--embedding-dim", "-4"], "embedding_dim"),
@@ -244,6 +251,7 @@ REFUSED = {
     "rate": (["--learning-rate", "nan"], "learning_rate"),
     "fraction": (["--test-fraction", "1.5"], "test_fraction"),
     "fpe": (["--frames-per-entry", "99"], "frames_per_entry"),
+    "warm-up": (["--prune-warmup", "-1"], "prune_warmup"),
     "seed": (["--seed", "-1"], "seed"),
     "unknown option": (["--sede", "1"], "sede"),
     "long out": (["--out", "a" * 300], "out must be"),

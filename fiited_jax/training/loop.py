@@ -20,6 +20,7 @@ from ..models import DLRM
 from .interrupts import interrupts_between_steps
 from .metrics import AucSoFar, TestMetrics, test_metrics
 from .options import TrainOptions
+from .schedule import is_prune_step
 from .steps import DeviceBatch, device_batch, evaluate_step, prune_step, train_step
 
 __all__ = ["Reporter", "TrainResult", "Trainer"]
@@ -155,7 +156,9 @@ class Trainer:
                     info = self._train_step(self.model, self.dense_optimizer, batch)
                     step += 1
                     log.add(info, batch, num_real)
-                    if self.method.prunes and step % options.prune_interval == 0:
+                    if self.method.prunes and is_prune_step(
+                        step, options.prune_interval, options.prune_warmup
+                    ):
                         log.pruned.append(self._prune_step(self.model.embed))
                     if step % options.log_every == 0:
                         log.flush(step)

@@ -41,6 +41,8 @@ class TrainOptions:
       batch_size: examples per step.
       epochs: passes over the training split.
       prune_interval: steps between prune steps.
+      prune_warmup: steps in which that interval grows to its length; it is an eighth in
+        the first quarter of them, then a quarter, and half from their half on.
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key; default 3/16 of the chunks
         with ranking lengths, 1/2 with chunks.
@@ -69,6 +71,7 @@ class TrainOptions:
     batch_size: int = 256
     epochs: int = 1
     prune_interval: int = 50
+    prune_warmup: int = 0
     half_life: float = 2000.0
     frames_per_entry: float | None = None
     seed: int = 0
@@ -114,6 +117,10 @@ class TrainOptions:
         for name in ("learning_rate", "dense_learning_rate", "half_life"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.prune_warmup < 0:
+            raise ValueError(
+                f"prune_warmup must be at least 0, got {self.prune_warmup}"
+            )
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")
         if not 0 < self.split_fraction() < 1:
