@@ -16,6 +16,7 @@ from criteo_rows import make_rows, write
 from fiited_jax import cli, training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.models import DLRM
+from fiited_jax.nn.nnx import PagedEmbed
 from fiited_jax.training import loop, metrics
 from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
@@ -46,13 +47,28 @@ def run(options, stream):
     return trainer, trainer.train(training.SilentReporter())
 
 
+def gather_infos(monkeypatch):
+    """Return a list that will get what every train step tells."""
+    infos, add = [], loop.Log.add
+
+    def gather(self, info, labels):
+        infos.append(info)
+        add(self, info, labels)
+
+    monkeypatch.setattr(loop.Log, "add", gather)
+    return infos
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
     chex.clear_trace_counter()
     for name in ("train_step", "prune_step", "evaluate_step"):
         once = chex.assert_max_traces(getattr(loop, name), n=1)
         monkeypatch.setattr(loop, name, once)
+    infos = gather_infos(monkeypatch)
     trainer, result = run(small(method=method), stream)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(infos[0])]
+    assert [shape for shape in shapes if shape] == [(128,)]  # the probabilities
     live = jax.tree.leaves(trainer.model.embed.state.get_value())
     assert sum(leaf.nbytes for leaf in live) == result.memory.all_in_bytes
     if method != "full":
@@ -91,6 +107,9 @@ def test_non_finite_gradients_leave_everything_usable(method):
     trainer, result = run(small(method=method), Poisoned(2000, 500))
     assert result.non_finite["dense_updates"] == 2
     assert result.non_finite["embeddings"] >= 2 * 26
+    told = [record["non_finite"] for record in result.records]
+    assert told[0]["dense_updates"] == 2  # of the first five steps
+    assert told[-1] == result.non_finite
     assert math.isfinite(result.test.auc)
     for leaf in jax.tree.leaves(trainer.model.embed.state.get_value()):
         assert np.all(np.isfinite(np.asarray(leaf)))
@@ -236,6 +255,37 @@ def test_the_warm_up_prunes_more_often(stream):
     _, result = run(options, stream)
     told = [record["prune"]["steps"] for record in result.records if "prune" in record]
     assert told == [3, 1, 1]  # 16 steps: prunes at 1, 2, 4, 8 and 16
+
+
+def test_compilation_is_not_timed(monkeypatch):
+    events = []
+
+    def noted(name, do):
+        def note(*args):
+            events.append(name)
+            return do(*args)
+
+        return note
+
+    for name in ("train_step", "prune_step", "Log"):
+        monkeypatch.setattr(loop, name, noted(name, getattr(loop, name)))
+    _, result = run(small(prune_interval=1), DemoStream(100, 20))  # one batch
+    assert events == ["train_step", "prune_step", "Log"]  # traced before the clock runs
+    assert result.records[-1]["prune"]["steps"] == 1
+    assert result.examples_per_second > 0
+
+
+def test_a_backend_may_not_report_its_memory(monkeypatch, tmp_path, capsys):
+    def fail(self):
+        raise NotImplementedError
+
+    monkeypatch.setattr(PagedEmbed, "prune_temporary_bytes", fail)
+    path, out = write(tmp_path / "rows.tsv", make_rows(50)), tmp_path / "out"
+    arguments = ["train", "--data", "criteo", "--path", str(path), "--out", str(out)]
+    assert cli.main([*arguments, "--compression", "1"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["prune_temporary_bytes"] is None
+    assert "not reported" in capsys.readouterr().out
 
 
 REFUSED = {

@@ -10,7 +10,7 @@ __all__ = ["RichReporter", "SilentReporter"]
 
 
 class SilentReporter:
-    """Tells nobody; see `loop.Reporter`."""
+    """Tells nobody; see `log.Reporter`."""
 
     def start(self, num_steps: int) -> None:
         """Do nothing."""
