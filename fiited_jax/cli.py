@@ -76,7 +76,7 @@ def _train(options: "TrainOptions") -> int:
         return _refuse(_too_large(error))
     try:
         result = trainer.train(training.RichReporter(console))
-    except DataError as error:
+    except (DataError, training.StoreFullError) as error:
         return _refuse(error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         return _refuse(_too_large(error))

@@ -9,11 +9,13 @@ from .outputs import summarize as summarize
 from .outputs import write_outputs as write_outputs
 from .progress import RichReporter as RichReporter
 from .progress import SilentReporter as SilentReporter
+from .room import StoreFullError as StoreFullError
 from .streams import open_stream as open_stream
 
 __all__ = [
     "RichReporter",
     "SilentReporter",
+    "StoreFullError",
     "TrainOptions",
     "TrainResult",
     "Trainer",

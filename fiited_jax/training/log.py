@@ -71,14 +71,17 @@ class Log:
         elapsed = time.perf_counter() - self._started
         return self._examples / max(elapsed, 1e-9)
 
-    def flush(self, step: int) -> None:
-        """Turn what has been gathered, if anything, into one record.
+    def flush(self, step: int) -> dict[str, Any] | None:
+        """Turn what has been gathered into one record.
 
         Args:
           step: train steps done.
+
+        Returns:
+          The record, the last of `records`; `None` if nothing has been gathered.
         """
         if not self._steps:
-            return
+            return None
         infos, labels = zip(*self._steps, strict=True)
         infos = jax.device_get(infos)
         self._steps = []
@@ -112,3 +115,4 @@ class Log:
             self._prunes = []
         self.records.append(record)
         self._reporter.log(record)
+        return record

@@ -19,6 +19,7 @@ from .interrupts import interrupts_between_steps
 from .log import Log, Reporter
 from .metrics import TestMetrics, test_metrics
 from .options import TrainOptions
+from .room import check_room
 from .schedule import is_prune_step
 from .steps import DeviceBatch, device_batch, evaluate_step, prune_step, train_step
 
@@ -125,6 +126,8 @@ class Trainer:
 
         Raises:
           DataError: if the data turn out to be unusable on the way.
+          StoreFullError: with `on_full="error"`, at the first log line whose steps
+            evicted keys or had lookups without an entry.
         """
         options = self.options
         per_epoch = -(-self.stream.num_train // self.batch_size)
@@ -146,8 +149,8 @@ class Trainer:
                     ):
                         log.add_prune(prune_step(self.model.embed))
                     if step % options.log_every == 0:
-                        log.flush(step)
-            log.flush(step)
+                        self._flush(log, step)
+            self._flush(log, step)
             jax.block_until_ready(nnx.state(self.model))
             speed = log.examples_per_second()
             test = self.evaluate(check_interrupt)
@@ -182,6 +185,11 @@ class Trainer:
         if not self.method.prunes:
             return lowered.compile(), self._prune_step
         return lowered.compile(), self._prune_step.lower(self.model.embed).compile()
+
+    def _flush(self, log: Log, step: int) -> None:
+        record = log.flush(step)
+        if record is not None and self.options.on_full == "error":
+            check_room(record, self.num_ids)
 
     def evaluate(self, between: Callable[[], None] = lambda: None) -> TestMetrics:
         """Score the test split; writes nothing.

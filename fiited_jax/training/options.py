@@ -46,6 +46,9 @@ class TrainOptions:
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key; default 3/16 of the chunks
         with ranking lengths, 1/2 with chunks.
+      on_full: what happens when the budget does not hold an entry for every id: evict
+        the entry of lowest utility, or end the run with an error, at the first log line
+        that tells of it. Only for method fiited: the others have no entries.
       seed: of weights and initial values; the data and their split do not depend on it.
       test_fraction: share of the data that is the test split: the last rows, of
         `avazu` the last days, of `movielens` random ratings. Default 0.1 for
@@ -74,6 +77,7 @@ class TrainOptions:
     prune_warmup: int = 0
     half_life: float = 2000.0
     frames_per_entry: float | None = None
+    on_full: Literal["evict", "error"] = "evict"
     seed: int = 0
     test_fraction: float | None = None
     log_every: int = 20
@@ -117,6 +121,11 @@ class TrainOptions:
         for name in ("learning_rate", "dense_learning_rate", "half_life"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.on_full == "error" and self.method != "fiited":
+            raise ValueError(
+                "on_full=error must come with method=fiited, the others have no "
+                f"entries that run out, got method={self.method}"
+            )
         if self.prune_warmup < 0:
             raise ValueError(
                 f"prune_warmup must be at least 0, got {self.prune_warmup}"
