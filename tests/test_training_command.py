@@ -1,11 +1,13 @@
 """The command `fiited train`: what it writes, prints and refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from criteo_rows import make_rows, write
 from fiited_jax import cli, training
+from fiited_jax.memory import MemoryReport
 from fiited_jax.nn.nnx import PagedEmbed
 from fiited_jax.training.room import check_room
 from helpers import refuse
@@ -106,6 +108,10 @@ REFUSED = {
     "fpe": (["--frames-per-entry", "99"], "frames_per_entry"),
     "warm-up": (["--prune-warmup", "-1"], "prune_warmup"),
     "on_full": (["--on-full", "error", "--method", "hash"], "on_full"),
+    "empty out": (["--out", ""], "--out must not be empty"),
+    "empty out after =": (["--out="], "--out must not be empty"),
+    "empty path": (["--path", ""], "--path must not be empty"),
+    "empty argument": (["--seed", "1", ""], "an argument must not be empty"),
     "seed": (["--seed", "-1"], "seed"),
     "unknown option": (["--sede", "1"], "sede"),
     "long out": (["--out", "a" * 300], "out must be"),
@@ -118,6 +124,27 @@ REFUSED = {
 def test_bad_options_exit_with_2_and_no_traceback(name, tmp_path, capsys):
     arguments, words = REFUSED[name]
     refuse([*command(tmp_path), *arguments], words, capsys)
+
+
+@pytest.mark.parametrize("name", ["auc.png", "bytes.png", "metrics.jsonl"])
+def test_outputs_appear_whole_or_not_at_all(name, tmp_path, monkeypatch):
+    memory = MemoryReport(values=8)
+    result = training.TrainResult([], None, memory, 0, {}, 1.0, "")  # pyright: ignore
+    summary = {"auc": 0.5}
+    old = tmp_path / name
+    old.write_text("of a run before")
+    replace = Path.replace
+
+    def fail(self, target):
+        if target == old:
+            raise OSError("no space left")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        training.write_outputs(tmp_path, training.TrainOptions(), result, summary)
+    assert old.read_text() == "of a run before"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):

@@ -67,13 +67,18 @@ class Trainer:
     def __init__(self, options: TrainOptions, stream: ClickStream) -> None:
         """Build everything; allocates the state.
 
+        Reads the test split once, so that a bad row in it is met before the training
+        and not after it.
+
         Raises:
           ValueError: if the budget does not fit the method.
-          DataError: if the training split cannot be read.
+          DataError: if a split cannot be read.
         """
         self.options, self.stream = options, stream
         self.batch_size = min(options.batch_size, stream.num_train)
         self.optimizer = options.sparse_optimizer()
+        for _ in stream.batches("test", self.batch_size):
+            pass
         vocabulary = stream.vocabulary()
         self.num_ids = vocabulary.num_pairs
         dense = dense_bytes(self.num_ids, options.embedding_dim, self.optimizer)
