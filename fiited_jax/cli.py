@@ -92,7 +92,7 @@ def _train(options: "TrainOptions") -> int:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         return _refuse(_too_large(error))
     try:
-        result = trainer.train(training.RichReporter(console))
+        result = trainer.train(training.make_reporter(console))
     except (DataError, training.StoreFullError) as error:
         return _refuse(error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
