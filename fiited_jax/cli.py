@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0, 1 if the outputs cannot be written, 2 for input that cannot
-      be used, 130 if interrupted.
+      be used and for a full store with `on_full="error"`, 130 if interrupted.
     """
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
@@ -62,7 +62,10 @@ def _parse(arguments: Sequence[str]) -> "TrainOptions":
     def train(
         options: Annotated[TrainOptions, tyro.conf.arg(name="")],
     ) -> TrainOptions:
-        """Train a DLRM and prune its embeddings while it trains."""
+        """Train a DLRM and prune its embeddings while it trains.
+
+        fiited train --data criteo --path train.txt --compression 10 --out runs/criteo
+        """
         return options
 
     return app.cli(

@@ -1,5 +1,6 @@
 """The command `fiited train`: what it writes, prints and refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def test_a_backend_may_not_report_its_memory(monkeypatch, tmp_path, capsys):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["prune_temporary_bytes"] is None
     assert "not reported" in capsys.readouterr().out
+
+
+def test_the_help_reads_well_at_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "fiited train --data criteo" in text
+    assert "None" not in text  # an option without a default says what it takes
+    assert max(map(len, text.splitlines())) <= 80
+    for field in dataclasses.fields(training.TrainOptions):
+        assert f"--{field.name.replace('_', '-')} " in text
+    # A line of the docstring that starts with anything but a letter breaks the text.
+    _, attributes = (training.TrainOptions.__doc__ or "").split("Attributes:\n")
+    assert all(line.strip()[0].isalpha() for line in attributes.rstrip().splitlines())
 
 
 def test_a_full_store_ends_the_run_if_asked_to(tmp_path, capsys):
