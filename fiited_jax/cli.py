@@ -18,10 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0, 1 if the outputs cannot be written, 2 for input that cannot
-      be used, 130 if interrupted.
+      be used and for a full store with `on_full="error"`, 130 if interrupted.
     """
     try:
+        arguments = sys.argv[1:] if arguments is None else arguments
         try:
+            _check_not_empty(arguments)
             options = _parse(arguments)
         except ModuleNotFoundError as error:
             return _refuse(f"{error}; pip install 'fiited_jax[train]' brings it")
@@ -33,7 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parse(arguments: Sequence[str] | None) -> "TrainOptions":
+def _check_not_empty(arguments: Sequence[str]) -> None:
+    """Refuse `--out ""`: as a path it would be the current folder.
+
+    Raises:
+      ValueError: if an argument is empty, or what follows the = of an option.
+    """
+    before = "an argument"
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        is_option = name.startswith("--")
+        if not argument or (is_option and equals and not value):
+            raise ValueError(f"{name or before} must not be empty, got ''")
+        before = name if is_option else "an argument"
+
+
+def _parse(arguments: Sequence[str]) -> "TrainOptions":
     """Read the command line; exits with 2 by itself if it cannot be parsed."""
     import tyro
 
@@ -45,7 +62,10 @@ def _parse(arguments: Sequence[str] | None) -> "TrainOptions":
     def train(
         options: Annotated[TrainOptions, tyro.conf.arg(name="")],
     ) -> TrainOptions:
-        """Train a DLRM and prune its embeddings while it trains."""
+        """Train a DLRM and prune its embeddings while it trains.
+
+        fiited train --data criteo --path train.txt --compression 10 --out runs/criteo
+        """
         return options
 
     return app.cli(
@@ -75,8 +95,8 @@ def _train(options: "TrainOptions") -> int:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         return _refuse(_too_large(error))
     try:
-        result = trainer.train(training.RichReporter(console))
-    except DataError as error:
+        result = trainer.train(training.make_reporter(console))
+    except (DataError, training.StoreFullError) as error:
         return _refuse(error)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         return _refuse(_too_large(error))

@@ -1,4 +1,4 @@
-"""The main job on small data: runs, files, determinism, refusals."""
+"""The main job on small data: runs, determinism, metrics, non-finite gradients."""
 
 import json
 import math
@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from criteo_rows import make_rows, write
-from fiited_jax import cli, training
+from fiited_jax import training
 from fiited_jax.data import Batch, DemoStream
 from fiited_jax.models import DLRM
 from fiited_jax.training import loop, metrics
 from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
-from helpers import refuse
 
 METHODS = ("fiited", "full", "hash", "small_dim")
 
@@ -46,13 +44,28 @@ def run(options, stream):
     return trainer, trainer.train(training.SilentReporter())
 
 
+def gather_infos(monkeypatch):
+    """Return a list that will get what every train step tells."""
+    infos, add = [], loop.Log.add
+
+    def gather(self, info, labels):
+        infos.append(info)
+        add(self, info, labels)
+
+    monkeypatch.setattr(loop.Log, "add", gather)
+    return infos
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
     chex.clear_trace_counter()
     for name in ("train_step", "prune_step", "evaluate_step"):
         once = chex.assert_max_traces(getattr(loop, name), n=1)
         monkeypatch.setattr(loop, name, once)
+    infos = gather_infos(monkeypatch)
     trainer, result = run(small(method=method), stream)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(infos[0])]
+    assert [shape for shape in shapes if shape] == [(128,)]  # the probabilities
     live = jax.tree.leaves(trainer.model.embed.state.get_value())
     assert sum(leaf.nbytes for leaf in live) == result.memory.all_in_bytes
     if method != "full":
@@ -91,6 +104,9 @@ def test_non_finite_gradients_leave_everything_usable(method):
     trainer, result = run(small(method=method), Poisoned(2000, 500))
     assert result.non_finite["dense_updates"] == 2
     assert result.non_finite["embeddings"] >= 2 * 26
+    told = [record["non_finite"] for record in result.records]
+    assert told[0]["dense_updates"] == 2  # of the first five steps
+    assert told[-1] == result.non_finite
     assert math.isfinite(result.test.auc)
     for leaf in jax.tree.leaves(trainer.model.embed.state.get_value()):
         assert np.all(np.isfinite(np.asarray(leaf)))
@@ -159,33 +175,6 @@ def test_auc_so_far_is_close_to_the_exact_one():
     assert so_far.value() == pytest.approx(exact, abs=1e-4)
 
 
-def test_the_command_writes_its_outputs(tmp_path, capsys):
-    path, out = write(tmp_path / "rows.tsv", make_rows(400)), tmp_path / "out"
-    arguments = ["train", "--data", "criteo", "--path", str(path), "--out", str(out)]
-    assert cli.main([*arguments, "--batch-size", "32", "--compression", "2"]) == 0
-    summary = json.loads((out / "summary.json").read_text())
-    for key in (
-        "auc",
-        "log_loss",
-        "normalized_entropy",
-        "all_in_bytes",
-        "dense_bytes",
-        "all_in_ratio",
-        "values_ratio",
-        "examples_per_second",
-        "state_sha256",
-    ):
-        assert key in summary
-    assert summary["all_in_ratio"] >= 2
-    assert json.loads((out / "config.json").read_text())["batch_size"] == 32
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert records[-1]["examples"] == 320
-    for name in ("auc.png", "bytes.png"):
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
-    assert "AUC" in capsys.readouterr().out
-
-
 def test_what_is_not_a_number_is_null_in_json(tmp_path, stream):
     options = small(learning_rate=1e30, out=tmp_path)
     _, result = run(options, stream)
@@ -200,16 +189,6 @@ def test_what_is_not_a_number_is_null_in_json(tmp_path, stream):
     assert json.loads(text, parse_constant=refuse_constant)["auc"] is None
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse_constant)
-
-
-def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
-    def interrupt(self, reporter):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training.Trainer, "train", interrupt)
-    path = write(tmp_path / "rows.tsv", make_rows(50))
-    assert cli.main(["train", "--data", "criteo", "--path", str(path)]) == 130
-    assert "interrupted" in capsys.readouterr().err
 
 
 def test_a_signal_is_held_back_until_the_step_is_done():
@@ -231,46 +210,26 @@ def test_prunes_are_told_once(stream):
     assert told == [1, 1]  # 16 steps: prunes at 6 and 12
 
 
-REFUSED = {
-    "unknown method": (["--method", "none"], "method"),
-    "negative size": (["--embedding-dim", "-4"], "embedding_dim"),
-    "chunk_dim": (["--chunk-dim", "5"], "chunk_dim must divide"),
-    "tiny budget": (["--budget", "100B"], "one bucket"),
-    "no size": (["--budget", "lots"], "'lots'"),
-    "two sizes": (["--budget", "1MiB", "--compression", "2"], "exclude"),
-    "compression": (["--compression", "0"], "compression"),
-    "hash budget": (["--method", "hash", "--budget", "10B"], "one row"),
-    "small_dim": (["--method", "small_dim", "--compression", "1000"], "one value"),
-    "rate": (["--learning-rate", "nan"], "learning_rate"),
-    "fraction": (["--test-fraction", "1.5"], "test_fraction"),
-    "fpe": (["--frames-per-entry", "99"], "frames_per_entry"),
-    "seed": (["--seed", "-1"], "seed"),
-    "unknown option": (["--sede", "1"], "sede"),
-    "long out": (["--out", "a" * 300], "out must be"),
-    "huge budget": (["--budget", "9" * 400], "a size must be"),
-    "tiny compression": (["--compression", "5e-324"], "compression"),
-}
+def test_the_warm_up_prunes_more_often(stream):
+    options = small(compression=8.0, prune_interval=8, prune_warmup=8, log_every=4)
+    _, result = run(options, stream)
+    told = [record["prune"]["steps"] for record in result.records if "prune" in record]
+    assert told == [3, 1, 1]  # 16 steps: prunes at 1, 2, 4, 8 and 16
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_bad_options_exit_with_2_and_no_traceback(name, tmp_path, capsys):
-    arguments, words = REFUSED[name]
-    path = write(tmp_path / "rows.tsv", make_rows(50))
-    base = ["train", "--data", "criteo", "--path", str(path)]
-    refuse([*base, *arguments], words, capsys)
+def test_compilation_is_not_timed(monkeypatch):
+    events = []
 
+    def noted(name, do):
+        def note(*args):
+            events.append(name)
+            return do(*args)
 
-def test_too_little_memory_is_said(monkeypatch, tmp_path, capsys):
-    def fail(self, options, stream):
-        raise MemoryError
+        return note
 
-    monkeypatch.setattr(training.Trainer, "__init__", fail)
-    path = write(tmp_path / "rows.tsv", make_rows(50))
-    refuse(["train", "--data", "criteo", "--path", str(path)], "memory", capsys)
-
-
-def test_out_that_is_a_file_is_refused(tmp_path, capsys):
-    taken = tmp_path / "taken"
-    taken.touch()
-    refuse(["train", "--out", str(taken)], "folder", capsys)
-    refuse(["train", "--out", str(taken / "below")], "folder", capsys)
+    for name in ("train_step", "prune_step", "Log"):
+        monkeypatch.setattr(loop, name, noted(name, getattr(loop, name)))
+    _, result = run(small(prune_interval=1), DemoStream(100, 20))  # one batch
+    assert events == ["train_step", "prune_step", "Log"]  # traced before the clock runs
+    assert result.records[-1]["prune"]["steps"] == 1
+    assert result.examples_per_second > 0

@@ -9,6 +9,7 @@ import avazu_rows
 import criteo_rows
 import movielens_rows
 from fiited_jax import cli, training
+from fiited_jax.data import CriteoStream, DataError
 from helpers import refuse
 
 
@@ -114,6 +115,16 @@ def test_bad_data_exit_with_2_and_no_traceback(data, tmp_path, capsys):
     with path.open("a") as file:
         file.write("\nno row\n")
     refuse(command(data, path), "columns", capsys)
+
+
+def test_a_bad_row_of_the_test_split_is_met_before_training(tmp_path):
+    rows = criteo_rows.make_rows(50)
+    rows[-1][0] = "7"  # a label
+    path = criteo_rows.write(tmp_path / "rows", rows)
+    # Small blocks stand for a large file, of which only the first block is parsed.
+    stream = CriteoStream(path, block_bytes=1000)
+    with pytest.raises(DataError, match="'7'"):
+        training.Trainer(options("criteo", path), stream)
 
 
 BAD_SCHEMAS = {

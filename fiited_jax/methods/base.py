@@ -82,6 +82,8 @@ class Request:
       half_life: of utilities, in steps.
       frames_per_entry: as for `EmbeddingConfig.from_budget`.
       filter_share: as for `EmbeddingConfig.from_budget`.
+      fallback: as for `EmbeddingConfig`.
+      shared_share: as for `EmbeddingConfig.from_budget`.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
     """
 
@@ -97,6 +99,8 @@ class Request:
     length_alpha: float = 3.0
     frames_per_entry: float | None = None
     filter_share: float = 0.0
+    fallback: Literal["zero", "shared"] = "zero"
+    shared_share: float = 0.1
     initial_scale: float = 0.01
 
 

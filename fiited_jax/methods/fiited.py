@@ -32,6 +32,8 @@ def fiited(request: Request) -> Method:
         half_life=request.half_life,
         frames_per_entry=request.frames_per_entry,
         filter_share=request.filter_share,
+        fallback=request.fallback,
+        shared_share=request.shared_share,
     )
 
     def make_embed(rngs: nnx.Rngs) -> Embed:

@@ -7,17 +7,19 @@ from .outputs import check_writable as check_writable
 from .outputs import print_summary as print_summary
 from .outputs import summarize as summarize
 from .outputs import write_outputs as write_outputs
-from .progress import RichReporter as RichReporter
 from .progress import SilentReporter as SilentReporter
+from .progress import make_reporter as make_reporter
+from .room import StoreFullError as StoreFullError
 from .streams import open_stream as open_stream
 
 __all__ = [
-    "RichReporter",
     "SilentReporter",
+    "StoreFullError",
     "TrainOptions",
     "TrainResult",
     "Trainer",
     "check_writable",
+    "make_reporter",
     "open_stream",
     "print_summary",
     "summarize",

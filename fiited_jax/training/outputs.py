@@ -110,7 +110,7 @@ def print_summary(console: Console, options: TrainOptions, summary: dict) -> Non
         ("compression, values only", f"{summary['values_ratio']:.2f}"),
         *((f"  {name}", f"{size:,}") for name, size in summary["bytes"].items()),
         ("share of metadata", f"{summary['metadata_share']:.1%}"),
-        ("prune step temporaries", f"{summary['prune_temporary_bytes']:,}"),
+        ("prune step temporaries", _count(summary["prune_temporary_bytes"])),
         ("examples per second", f"{summary['examples_per_second']:,.0f}"),
     ]
     if summary["bytes_per_entry"] is not None:
@@ -122,6 +122,10 @@ def print_summary(console: Console, options: TrainOptions, summary: dict) -> Non
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _count(value: int | None) -> str:
+    return "not reported" if value is None else f"{value:,}"
 
 
 def _json(value: Any, indent: int | None = None) -> str:

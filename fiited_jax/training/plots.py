@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..files import replace_file
 from ..memory import MemoryReport
 
 __all__ = ["plot_auc", "plot_bytes"]
@@ -16,7 +17,7 @@ def plot_auc(
     """Plot the AUC so far over steps, with the test AUC and the Bayes AUC.
 
     Args:
-      path: a PNG file to write.
+      path: a PNG file to write or replace.
       records: lines of metrics.jsonl.
       summary: of summary.json.
     """
@@ -35,14 +36,14 @@ def plot_auc(
     axes.set_ylabel("AUC")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    _write(figure, path)
 
 
 def plot_bytes(path: Path, memory: MemoryReport) -> None:
     """Plot the bytes of the embedding state by component.
 
     Args:
-      path: a PNG file to write.
+      path: a PNG file to write or replace.
       memory: what was counted.
     """
     figure = Figure(figsize=(7, 3.5), layout="constrained")
@@ -58,4 +59,8 @@ def plot_bytes(path: Path, memory: MemoryReport) -> None:
         f"{memory.all_in_bytes / 2**20:.2f} MiB all-in, "
         f"dense table {(memory.dense_bytes or 0) / 2**20:.2f} MiB"
     )
-    figure.savefig(path, dpi=150)
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
+    replace_file(path, lambda file: figure.savefig(file, format="png", dpi=150))

@@ -44,14 +44,17 @@ class StepInfo(NamedTuple):
     Attributes:
       loss: `f32[]` mean over the batch.
       probabilities: `f32[B]` predicted before the update.
-      admitted: counters of the admission, `None` where a method has none.
+      admitted: counters of the admission by name, `None` where a method has none.
       applied: counters of the sparse update.
+      dense_skipped: `i32[]`, 1 if the gradients of the dense weights were not finite
+        and their update was skipped.
     """
 
     loss: jax.Array
     probabilities: jax.Array
-    admitted: Any
+    admitted: dict[str, jax.Array] | None
     applied: Any
+    dense_skipped: jax.Array
 
 
 def device_batch(batch: Batch, batch_size: int, method: Method) -> DeviceBatch:
@@ -73,7 +76,16 @@ def _tables(batch: DeviceBatch) -> jax.Array:
 
 
 def train_step(model: DLRM, optimizer: nnx.Optimizer, batch: DeviceBatch) -> StepInfo:
-    """Admit, gather, differentiate, update dense weights and embeddings."""
+    """Admit, gather, differentiate, update dense weights and embeddings.
+
+    Args:
+      model: its `embed` is an embedding module as `methods.Embed`.
+      optimizer: of the dense weights; its transformation is `optax.apply_if_finite`.
+      batch: from `device_batch`.
+
+    Returns:
+      A `StepInfo`.
+    """
     embed: Any = model.embed
     handle, admitted = embed.admit(batch.ids, tables=_tables(batch))
     vectors = embed.gather(handle)
@@ -88,8 +100,21 @@ def train_step(model: DLRM, optimizer: nnx.Optimizer, batch: DeviceBatch) -> Ste
         loss_fn, argnums=differentiated, has_aux=True
     )(model, vectors)
     optimizer.update(model, grads)
+    skipped = 1 - optimizer.opt_state.last_finite.astype(jnp.int32)
     applied = embed.apply_gradients(handle, vector_grads)
-    return StepInfo(loss, nnx.sigmoid(logits), admitted, applied)
+    probabilities = nnx.sigmoid(logits)
+    return StepInfo(loss, probabilities, _counters(admitted), applied, skipped)
+
+
+def _counters(info: Any) -> dict[str, jax.Array] | None:
+    """Keep the scalars: lists of evicted keys would add up until the next log line."""
+    if info is None:
+        return None
+    return {
+        name: value
+        for name, value in info._asdict().items()
+        if isinstance(value, jax.Array) and value.ndim == 0
+    }
 
 
 def prune_step(embed: Any) -> Any:
