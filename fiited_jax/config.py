@@ -84,7 +84,7 @@ class EmbeddingConfig:
     filter_slots: int = 0
     initial_chunks: int = 1
     initial_scale: float = 0.01
-    headroom: float = 0.05
+    headroom: float = 0.02
     hysteresis: float = 0.01
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 

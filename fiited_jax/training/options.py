@@ -54,8 +54,8 @@ class TrainOptions:
         chunks with ranking lengths, half of them with ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
-      fallback: what ids read where they have no values: zero, or vectors that they share
-        with others, in a part of the budget.
+      fallback: what ids read where they have no values: zero, or vectors that they
+        share with others, in a part of the budget.
       shared_share: that part, with fallback shared.
       on_full: what happens when the budget does not hold an entry for every id: evict
         the entry of lowest utility, or end the run with an error, at the first log line
