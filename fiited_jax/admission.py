@@ -108,5 +108,5 @@ def _filter_limit(state: EmbeddingState, config: EmbeddingConfig) -> jax.Array:
 
     Such an entry has at most its first chunks, or would lose what more it has.
     """
-    weights = config.chunk_weights
+    weights = config.priority_weights
     return state.threshold / weights[min(config.initial_chunks, len(weights) - 1)]

@@ -182,13 +182,10 @@ class EmbeddingConfig:
         return 1 if self.ranking == "lengths" else self.num_chunks
 
     @property
-    def chunk_weights(self) -> tuple[float, ...]:
-        """What the utility counts for in each of the K chunks."""
-        if self.ranking == "chunks":
-            return (1.0,) * self.num_chunks
-        return tuple(
-            (chunk + 1) ** -self.length_alpha for chunk in range(self.num_chunks)
-        )
+    def priority_weights(self) -> tuple[float, ...]:
+        """What a utility counts for in each of the chunks that it stands for."""
+        count = self.num_chunks // self.num_utilities
+        return tuple((chunk + 1) ** -self.length_alpha for chunk in range(count))
 
     @property
     def owner_dtype(self) -> np.dtype:

@@ -16,6 +16,7 @@ from .state import NO_ENTRY, NULL_FRAME, PageTable
 
 __all__ = [
     "chunk_at_rank",
+    "common_extent",
     "extent_of",
     "first_chunks",
     "frame_of",
@@ -58,6 +59,13 @@ def first_chunks(count: jax.Array, config: EmbeddingConfig) -> jax.Array:
         half = count // 2
         count = ~((~jnp.uint32(0) << half) << (count - half))
     return count.astype(config.extent_dtype)
+
+
+def common_extent(
+    left: jax.Array, right: jax.Array, config: EmbeddingConfig
+) -> jax.Array:
+    """Return the chunks that are there in both extents."""
+    return jnp.minimum(left, right) if config.ranking == "lengths" else left & right
 
 
 def frame_of(

@@ -9,10 +9,16 @@ from jax import lax
 
 from .arena import frames_used
 from .config import EmbeddingConfig
-from .extent import extent_of, num_present, present_chunks
+from .extent import (
+    common_extent,
+    extent_of,
+    first_chunks,
+    num_present,
+    present_chunks,
+)
 from .relocation import plan_layout, relocate
 from .sparse_optim import SparseOptimizer
-from .state import FREE_ENTRY, EmbeddingState, FrameArena, PageTable
+from .state import EmbeddingState, FrameArena, PageTable
 from .utility import decay_factor, decode, encode, rounding_salt, select_top
 
 __all__ = ["PruneInfo", "prune_step"]
@@ -45,9 +51,8 @@ def prune_step(
 ) -> tuple[EmbeddingState, PruneInfo]:
     """Give the frames to the chunks of highest priority; see `EmbeddingStore`."""
     pages, target = state.pages, config.target_frames
-    chosen, threshold = _choose(pages, config)
-    extent = extent_of(chosen, config)
-    kept = extent_of(chosen & present_chunks(pages.extent, config), config)
+    extent, threshold = _choose(pages, config)
+    kept = common_extent(extent, pages.extent, config)
     num_kept = jnp.sum(num_present(kept, config), dtype=jnp.int32)
     lost = frames_used(state.arena) - num_kept
     won = jnp.sum(num_present(extent, config), dtype=jnp.int32) - num_kept
@@ -88,13 +93,16 @@ def prune_step(
 
 
 def _choose(pages: PageTable, config: EmbeddingConfig) -> tuple[jax.Array, jax.Array]:
-    """Choose the chunks that shall have a frame, `bool[M, K]`, and the threshold."""
-    utility = decode(pages.utility).reshape(-1, config.num_utilities)
-    is_tracked = (pages.owner != FREE_ENTRY)[:, None]
-    # A chunk of no utility may keep a spare frame but is never given one.
-    is_candidate = is_tracked & (present_chunks(pages.extent, config) | (utility > 0))
-    weights = jnp.asarray(config.chunk_weights, jnp.float32)
-    return select_top(utility, weights, is_candidate, config.target_frames)
+    """Choose the chunks that shall have a frame: extents `[M]`, and the threshold."""
+    owned = num_present(pages.extent, config)
+    if config.ranking == "chunks":  # a candidate for itself
+        owned = present_chunks(pages.extent, config).reshape(-1).astype(jnp.int32)
+    count, threshold = select_top(
+        pages.utility, owned, config.priority_weights, config.target_frames
+    )
+    if config.ranking == "chunks":
+        return extent_of(count.reshape(-1, config.num_chunks) > 0, config), threshold
+    return first_chunks(count, config), threshold
 
 
 def _decayed(codes: jax.Array, factor: jax.Array, step: jax.Array) -> jax.Array:

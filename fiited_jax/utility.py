@@ -5,6 +5,8 @@ Instead of fading with every step, what a batch adds is worth more the later it 
 `prune_step` scales everything back.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -98,45 +100,68 @@ def rounding_salt(step: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 def select_top(
-    utility: jax.Array, weights: jax.Array, candidate: jax.Array, target: int
+    codes: jax.Array, owned: jax.Array, weights: tuple[float, ...], target: int
 ) -> tuple[jax.Array, jax.Array]:
     """Choose the `target` candidates of highest priority; ties go to lower indices.
 
-    The priority of element (i, j) is `utility[i, j] * weights[j]`. Exact, and without
-    a sort: non-negative floats order as their bits do, so the threshold is found bit
-    by bit. Each pass needs nothing but a count, which a sharded pool can sum over
-    devices.
+    Element i stands for K candidates, of the priorities `decode(codes[i]) * weights`;
+    with no utility, only for its first `owned[i]`. Exact, and without a sort: codes
+    are counted, then the threshold is found bit by bit, as non-negative floats order
+    as their bits do. What is counted can be summed over the devices of a sharded pool.
 
     Args:
-      utility: `f32[M, K]` or `f32[M, 1]`, at least 0.
-      weights: `f32[K]`, positive.
-      candidate: `bool[M, K]`, which elements may be chosen.
+      codes: `u16[n]` from `encode`.
+      owned: `i32[n]`, 0 to K.
+      weights: K positive numbers, none larger than the one before.
       target: how many to choose; fewer are chosen only if fewer are candidates.
 
     Returns:
-      `bool[M, K]` the chosen ones, and `f32[]` the priority that all of them reach.
+      `i32[n]` how many of the candidates of each element are chosen, the first ones,
+      and `f32[]` the priority that all of them reach.
 
-    >>> utility = jnp.array([[3.0, 1.0], [2.0, 1.0], [9.0, 0.0]])
-    >>> select_top(utility, jnp.ones(2), utility < 9.0, 3)[0]
-    Array([[ True,  True],
-           [ True, False],
-           [False, False]], dtype=bool)
+    >>> codes = encode(jnp.float32([3.0, 0.0, 8.0]), jnp.uint32([0, 0, 0]))
+    >>> select_top(codes, jnp.array([0, 0, 0]), (1.0, 0.5), 3)
+    (Array([1, 0, 2], dtype=int32), Array(3., dtype=float32))
     """
-    # -1 ranks below every priority; -0.0 would have the sign bit.
-    bits = lax.bitcast_convert_type(jnp.abs(utility * weights[None, :]), jnp.int32)
-    bits = jnp.where(candidate, bits, -1)
+    scale = jnp.asarray(weights, jnp.float32)
+    num_codes = 1 << 16
+    counts = jnp.zeros(num_codes, jnp.int32).at[codes.astype(jnp.int32)].add(1)
+    # at_least[c]: elements of code c or higher.
+    at_least = jnp.append(jnp.cumsum(counts[::-1])[::-1], 0)
+
+    def reaching(bits: jax.Array) -> jax.Array:
+        """Count the candidates whose priority has at least these bits, 1 or more."""
+
+        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> Any:
+            low, high = bounds  # the lowest code that reaches is in (low, high]
+            middle = (low + high) // 2
+            reaches = _bits(decode(middle) * scale) >= bits
+            return jnp.where(reaches, low, middle), jnp.where(reaches, middle, high)
+
+        nowhere = jnp.full(scale.shape, num_codes, jnp.int32)
+        start = (jnp.zeros_like(nowhere), nowhere)
+        _, lowest = lax.fori_loop(0, 17, halve, start)
+        return jnp.sum(at_least[lowest], dtype=jnp.int32)
 
     def narrow(i: jax.Array, floor: jax.Array) -> jax.Array:
         probe = floor | (1 << (30 - i))
-        return jnp.where(jnp.sum(bits >= probe) >= target, probe, floor)
+        return jnp.where(reaching(probe) >= target, probe, floor)
 
     # The largest threshold that at least `target` reach, 0 if so many do not exist.
     threshold = lax.fori_loop(0, 31, narrow, jnp.int32(0))
-    above, tied = bits > threshold, bits == threshold
-    missing = target - jnp.sum(above)
-    # Of those that tie, the first `missing`: counted by rows, then within a row.
-    per_row = jnp.sum(tied, axis=1, dtype=jnp.int32)
-    before_row = jnp.cumsum(per_row) - per_row
-    within = jnp.cumsum(tied.astype(jnp.int32), axis=1)
-    chosen = above | (tied & (before_row[:, None] + within <= missing))
+    utility = decode(codes)
+    above, tied = jnp.zeros_like(owned), jnp.zeros_like(owned)
+    for chunk, weight in enumerate(weights):
+        bits = _bits(utility * jnp.float32(weight))
+        is_candidate = (codes > 0) | (chunk < owned)
+        above += bits > threshold
+        tied += is_candidate & (bits == threshold)
+    missing = target - jnp.sum(above, dtype=jnp.int32)
+    # Of those that tie, the first `missing`.
+    before = jnp.cumsum(tied) - tied
+    chosen = above + jnp.clip(missing - before, 0, tied)
     return chosen, lax.bitcast_convert_type(threshold, jnp.float32)
+
+
+def _bits(priority: jax.Array) -> jax.Array:
+    return lax.bitcast_convert_type(priority, jnp.int32)

@@ -180,7 +180,7 @@ class Model:
         first = self.buckets[key] * self.config.num_ways
         best, lowest = -1, np.inf
         if is_unknown:
-            weights = self.config.chunk_weights
+            weights = self.config.priority_weights
             place = min(self.config.initial_chunks, len(weights) - 1)
             lowest = np.float32(self.threshold) / np.float32(weights[place])
         for index in range(first, first + self.config.num_ways):
@@ -253,7 +253,7 @@ class Model:
     def prune(self):
         """Rank every chunk with a sorted list."""
         config = self.config
-        weights = np.float32(config.chunk_weights)
+        weights = np.float32(config.priority_weights)
         chunks = []
         for index, entry in enumerate(self.ways):
             if entry is not None:
