@@ -23,6 +23,8 @@ from .update import ApplyInfo as ApplyInfo
 from .vector_grads import clip_vector_grads as clip_vector_grads
 from .vector_grads import vector_grad_norm as vector_grad_norm
 from .version import __version__ as __version__
+from .warm_start import FromDenseInfo as FromDenseInfo
+from .warm_start import from_dense as from_dense
 
 __all__ = [
     "PADDING_KEY",
@@ -31,6 +33,7 @@ __all__ = [
     "EmbeddingConfig",
     "EmbeddingState",
     "EmbeddingStore",
+    "FromDenseInfo",
     "Handle",
     "Keys",
     "MemoryReport",
@@ -38,6 +41,7 @@ __all__ = [
     "ScoreStats",
     "SparseOptimizer",
     "clip_vector_grads",
+    "from_dense",
     "keys_from_int64",
     "linen",
     "nnx",

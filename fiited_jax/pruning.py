@@ -21,7 +21,7 @@ from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState, FrameArena, PageTable
 from .utility import decay_factor, decode, encode, rounding_salt, select_top
 
-__all__ = ["PruneInfo", "prune_step"]
+__all__ = ["PruneInfo", "choose_extents", "prune_step"]
 
 
 class PruneInfo(NamedTuple):
@@ -51,7 +51,7 @@ def prune_step(
 ) -> tuple[EmbeddingState, PruneInfo]:
     """Give the frames to the chunks of highest priority; see `EmbeddingStore`."""
     pages, target = state.pages, config.target_frames
-    extent, threshold = _choose(pages, config)
+    extent, threshold = choose_extents(pages, config)
     kept = common_extent(extent, pages.extent, config)
     num_kept = jnp.sum(num_present(kept, config), dtype=jnp.int32)
     lost = frames_used(state.arena) - num_kept
@@ -92,8 +92,18 @@ def prune_step(
     return new_state, info
 
 
-def _choose(pages: PageTable, config: EmbeddingConfig) -> tuple[jax.Array, jax.Array]:
-    """Choose the chunks that shall have a frame: extents `[M]`, and the threshold."""
+def choose_extents(
+    pages: PageTable, config: EmbeddingConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Choose the chunks that shall have a frame.
+
+    Args:
+      pages: the page table.
+      config: sizes and rules.
+
+    Returns:
+      `[M]` extents, and `f32[]` the priority that all chosen chunks reach.
+    """
     owned = num_present(pages.extent, config)
     if config.ranking == "chunks":  # a candidate for itself
         owned = present_chunks(pages.extent, config).reshape(-1).astype(jnp.int32)
