@@ -29,8 +29,8 @@ class Lookups(NamedTuple):
 class Handle(NamedTuple):
     """Where a batch of ids landed; `[...]` is the shape of the ids, N their number.
 
-    Valid for the state that it came with. After a later `admit` or `prune_step`
-    `apply_gradients` drops what has lost its entry, and `gather` of it is undefined.
+    Valid until a later `admit` evicts one of its keys: `apply_gradients` drops what has
+    lost its entry, `gather` does not tell.
 
     Attributes:
       keys: the ids, words `u32[...]`.

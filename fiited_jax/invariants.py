@@ -12,7 +12,7 @@ from .config import EmbeddingConfig
 from .extent import frames_of_entries
 from .page_table import NO_TABLE, buckets_of, read_keys
 from .state import NULL_FRAME, EmbeddingState
-from .utility import MAX_UTILITY, decode
+from .utility import MAX_UTILITY, PINNED, decode
 
 __all__ = ["check_invariants"]
 
@@ -147,7 +147,7 @@ def _check_utilities(
             "a free entry must have no chunk and no utility, entry "
             f"{entry} has extent {extent[entry]} and utilities {utility[entry]}"
         )
-    bad = ~(utility <= 2 * MAX_UTILITY).all(axis=1)
+    bad = ~((utility <= 2 * MAX_UTILITY) | (utility == PINNED)).all(axis=1)
     if np.any(bad):
         entry = int(np.argmax(bad))
         raise ValueError(

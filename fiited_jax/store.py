@@ -9,7 +9,7 @@ import numpy as np
 
 from pallas_kernels import gather_chunks
 
-from . import admission, invariants, memory, pruning, update
+from . import admission, invariants, memory, pinning, pruning, update
 from .admission import AdmitInfo
 from .arena import init_arena
 from .chunk_pool import init_pool
@@ -245,6 +245,47 @@ class EmbeddingStore:
             state, handle, vector_grads, self.config, self.optimizer
         )
 
+    def pin(
+        self, state: EmbeddingState, ids: Ids, *, tables: Tables = 0
+    ) -> tuple[EmbeddingState, jax.Array]:
+        """Keep keys whatever they score: not evicted, and first in every ranking.
+
+        A pinned key gets all its chunks at the next `prune_step`, while there are
+        frames. Only tracked keys can be pinned: admit the others first.
+
+        Args:
+          state: the store's state; donate it.
+          ids: as for `admit`.
+          tables: as for `admit`.
+
+        Returns:
+          The state; and `bool[...]`, true for ids that are pinned now.
+
+        Raises:
+          TypeError, ValueError: as `admit`.
+        """
+        self._check_state(state)
+        return pinning.pin(state, self._lookups(ids, tables), self.config)
+
+    def unpin(
+        self, state: EmbeddingState, ids: Ids, *, tables: Tables = 0
+    ) -> tuple[EmbeddingState, jax.Array]:
+        """Let pinned keys compete again, worth what a frame took at the last ranking.
+
+        Args:
+          state: the store's state; donate it.
+          ids: as for `admit`.
+          tables: as for `admit`.
+
+        Returns:
+          The state; and `bool[...]`, true for ids that were pinned.
+
+        Raises:
+          TypeError, ValueError: as `admit`.
+        """
+        self._check_state(state)
+        return pinning.unpin(state, self._lookups(ids, tables), self.config)
+
     def prune_step(self, state: EmbeddingState) -> tuple[EmbeddingState, PruneInfo]:
         """Give the frames to the chunks of highest utility, between updates.
 
@@ -256,7 +297,7 @@ class EmbeddingStore:
         moves. Utilities are decayed to now in any case.
 
         Args:
-          state: the store's state; donate it. Handles of it go stale.
+          state: the store's state; donate it. Its handles stay valid.
 
         Returns:
           The state and a `PruneInfo`.

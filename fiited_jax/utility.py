@@ -15,6 +15,7 @@ from .keys import hash_words
 
 __all__ = [
     "MAX_UTILITY",
+    "PINNED",
     "accumulate",
     "decay_factor",
     "decode",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 MAX_UTILITY = 1e30  # keeps sums and factors finite
+# Above all others; neither decay nor rounding changes it.
+PINNED = float("inf")
 # Without prune steps what is new may not outgrow float32: no decay beyond this.
 _MAX_HALVINGS = 64.0
 # A non-negative float32 without its sign bit and its 15 lowest bits of mantissa.
@@ -88,10 +91,11 @@ def accumulate(utility: jax.Array, score: jax.Array, growth: jax.Array) -> jax.A
       growth: `f32[]` from `growth_factor`.
 
     Returns:
-      `f32[N, U]`, at most `MAX_UTILITY`.
+      `f32[N, U]`, at most `MAX_UTILITY`, but for `PINNED`, which stays.
     """
     gain = jnp.where((score > 0) & jnp.isfinite(score), score, 0.0)
-    return jnp.minimum(utility + jnp.minimum(gain, MAX_UTILITY) * growth, MAX_UTILITY)
+    grown = utility + jnp.minimum(gain, MAX_UTILITY) * growth
+    return jnp.where(utility == PINNED, PINNED, jnp.minimum(grown, MAX_UTILITY))
 
 
 def rounding_salt(step: jax.Array, indices: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ LAYERS = [
     {"config", "state", "utility"},
     {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"},
     {"arena", "dense_tables", "page_table", "shared_pool"},
-    {"admission", "invariants", "memory", "relocation", "update"},
+    {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},
     {"store"},
     {"nn", "warm_start"},

@@ -52,7 +52,7 @@ BREAKS = {
     "extent": ("pages", "extent", put(5, first_used), "at most 4"),
     "table": ("pages", "owner", put(5, first_used), "has 4"),
     "astray": ("pages", "key_low", lambda a: a + np.uint32(1), "bucket"),
-    "utility": ("pages", "utility", put(0xFF00, lambda a: 0), "utilities must"),
+    "utility": ("pages", "utility", put(0xFF01, lambda a: 0), "utilities must"),
     "late": ("arena", None, None, "decayed_at must be in"),
     "null_frame": ("pool", "values", put(1.0, lambda a: 0), "null frames"),
 }
