@@ -260,6 +260,7 @@ def main() -> None:
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "threads": num_threads,
+        "load_average": os.getloadavg()[0],
         "jax": jax.__version__,
         **peer.versions,
         "allocator": {
