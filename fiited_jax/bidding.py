@@ -11,7 +11,7 @@ from jax import lax
 
 from .keys import hash_words
 
-__all__ = ["bid", "find_leaders"]
+__all__ = ["bid", "find_leaders", "lanes_of_rows", "rank_of"]
 
 _SLOTS_PER_LANE = 4  # a lane shares its slot with another label about once in five
 
@@ -68,3 +68,27 @@ def find_leaders(labels: jax.Array, taking_part: jax.Array) -> jax.Array:
         lambda carry: jnp.any(carry[2]), bid_round, (jnp.uint32(0), nobody, taking_part)
     )
     return leaders
+
+
+def rank_of(chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Number the chosen lanes from 0.
+
+    Args:
+      chosen: `bool[N]`.
+
+    Returns:
+      `i32[N]` the number of each chosen lane, for the others that of the last one
+      before, -1 before the first; and `i32[]` how many there are.
+
+    >>> rank_of(jnp.array([False, True, False, True]))
+    (Array([-1,  0,  0,  1], dtype=int32), Array(2, dtype=int32))
+    """
+    rank = jnp.cumsum(chosen, dtype=jnp.int32) - 1
+    return rank, jnp.sum(chosen, dtype=jnp.int32)
+
+
+def lanes_of_rows(rank: jax.Array, chosen: jax.Array, num_rows: int) -> jax.Array:
+    """Return the chosen lanes, `i32[num_rows]`, 0 beyond them; as many as fit."""
+    rows = jnp.where(chosen, rank, num_rows)
+    lanes = lax.iota(jnp.int32, chosen.size)
+    return jnp.zeros(num_rows, jnp.int32).at[rows].set(lanes, mode="drop")

@@ -331,17 +331,18 @@ class EmbeddingConfig:
         most_buckets = (num_bytes - smallest) // bucket_bytes + 1
         num_buckets = int((num_bytes - _FIXED_BYTES) / mean_bucket)
         num_buckets = min(max(num_buckets, 1), most_buckets)
+        most_buckets = num_bytes
         if num_ids is not None:
             needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
-            num_buckets = min(num_buckets, needed)
+            num_buckets, most_buckets = min(num_buckets, needed), 4 * needed
         left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
         num_frames = frames_within(left, chunk_dim, specs)
         if num_ids is not None:  # frames for every chunk of every entry will do
             most_frames = num_buckets * num_ways * num_chunks / (1 - probe.headroom)
             num_frames = min(num_frames, math.ceil(most_frames) + 2)
-        else:  # what a whole frame does not fill still holds buckets
-            left -= frames_bytes(num_frames, chunk_dim, specs)
-            num_buckets += left // bucket_bytes
+        # What a whole frame does not fill still holds buckets.
+        left -= frames_bytes(num_frames, chunk_dim, specs)
+        num_buckets = min(num_buckets + left // bucket_bytes, most_buckets)
         return dataclasses.replace(
             probe,
             num_entries=num_buckets * num_ways,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels import gather_windows
+from pallas_kernels import gather_chunks, gather_runs, gather_windows
 
 from .config import EmbeddingConfig
 from .state import NO_ENTRY, NULL_FRAME, PageTable
@@ -21,6 +21,7 @@ __all__ = [
     "first_chunks",
     "frame_of",
     "frames_of_entries",
+    "gather_vectors",
     "num_present",
     "present_chunks",
 ]
@@ -134,6 +135,29 @@ def frames_of_entries(
     chunks = _chunk_numbers(entries.shape, config)
     frames = frame_of(start, extent, chunks, config)
     return jnp.where(entries[..., None] == NO_ENTRY, NULL_FRAME, frames)
+
+
+def gather_vectors(
+    values: jax.Array, pages: PageTable, entries: jax.Array, config: EmbeddingConfig
+) -> jax.Array:
+    """Read the vectors of entries.
+
+    Args:
+      values: of the pool.
+      pages: the page table.
+      entries: `i32[...]`, `NO_ENTRY` for none.
+      config: sizes and rules.
+
+    Returns:
+      `[..., K, C]`, zeros where there is no entry or no chunk.
+    """
+    if config.ranking == "chunks":
+        frames = frames_of_entries(pages, entries, config)
+        return gather_chunks(values, frames, config.chunk_dim)
+    start = gather_windows(pages.start, entries, 1)[..., 0]
+    length = gather_windows(pages.extent, entries, 1)[..., 0].astype(jnp.int32)
+    length = jnp.where(entries == NO_ENTRY, 0, length)
+    return gather_runs(values, start, length, config.chunk_dim, config.num_chunks)
 
 
 def _chunk_numbers(shape: tuple[int, ...], config: EmbeddingConfig) -> jax.Array:

@@ -1,6 +1,7 @@
 """The page table: a set-associative hash table from keys to entries."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,14 @@ from pallas_kernels import (
     scatter_windows,
 )
 
-from .bidding import bid
+from .bidding import bid, lanes_of_rows, rank_of
 from .config import EmbeddingConfig
 from .keys import Keys, hash_words
 from .state import FREE_ENTRY, NO_ENTRY, NULL_FRAME, PageTable
 from .utility import decode
+
+# New keys are placed on their own if they are at most this part of the lanes.
+_FEW = 8
 
 NO_TABLE = -1  # the table of an entry that tracks no key
 
@@ -112,30 +116,6 @@ def owns(
     return same
 
 
-def _eviction_order(
-    pages: PageTable,
-    buckets: jax.Array,
-    in_use: jax.Array,
-    limit: jax.Array,
-    num_ways: int,
-) -> jax.Array:
-    """Rank the ways of each lane's bucket, lowest first: `f32[N, W]`.
-
-    Free ways come first, then the lowest utility; what is in use, or not below the
-    lane's limit, is never taken.
-    """
-    # One byte per entry: the exact set, without a sort and without a field to clear.
-    marks = jnp.zeros(pages.owner.size, jnp.uint8)
-    marks = scatter_windows(marks, in_use, jnp.ones((in_use.size, 1), jnp.uint8))
-    is_used = gather_windows(marks, buckets, num_ways) > 0
-    per_entry = pages.utility.size // pages.owner.size
-    codes = gather_windows(pages.utility, buckets, num_ways * per_entry)
-    worth = decode(jnp.max(codes.reshape(-1, num_ways, per_entry), axis=-1))
-    is_free = gather_windows(pages.owner, buckets, num_ways) == FREE_ENTRY
-    is_safe = is_used | (worth >= limit[:, None])
-    return jnp.where(is_free, -1.0, jnp.where(is_safe, jnp.inf, worth))
-
-
 def place(
     pages: PageTable,
     keys: Keys,
@@ -163,9 +143,77 @@ def place(
       `i32[N]` entries, one per key, `NO_ENTRY` for lanes that got none; and
       `bool[N]`, true for the first lane of each key that got one.
     """
-    buckets = buckets_of(keys, tables, pages.owner.size // num_ways)
+    # One byte per entry: the exact set, without a sort and without a field to clear.
+    marks = jnp.zeros(pages.owner.size, jnp.uint8)
+    marks = scatter_windows(marks, in_use, jnp.ones((in_use.size, 1), jnp.uint8))
+
+    def bid_of(lanes: jax.Array, taking_part: jax.Array) -> tuple[jax.Array, jax.Array]:
+        part = Keys(keys.low[lanes], keys.high[lanes])
+        order = _eviction_order(
+            pages,
+            buckets_of(part, tables[lanes], pages.owner.size // num_ways),
+            marks,
+            limit[lanes],
+            num_ways,
+        )
+        return _bid_for_ways(order, part, tables[lanes], taking_part)
+
+    def of_all() -> tuple[jax.Array, jax.Array]:
+        return bid_of(lax.iota(jnp.int32, waiting.size), waiting)
+
+    def of_those_waiting() -> tuple[jax.Array, jax.Array]:
+        lanes = lanes_of_rows(rank, waiting, few)
+        entries, is_first = bid_of(lanes, lax.iota(jnp.int32, few) < num_waiting)
+        at = jnp.clip(rank, 0, few - 1)
+        return jnp.where(waiting, entries[at], NO_ENTRY), waiting & is_first[at]
+
+    rank, num_waiting = rank_of(waiting)
+    few = max(waiting.size // _FEW, 1)
+    if waiting.size <= few:
+        return of_all()
+    return lax.cond(num_waiting <= few, of_those_waiting, of_all)
+
+
+class _Order(NamedTuple):
+    """What lanes may take.
+
+    Attributes:
+      buckets: `i32[N]`.
+      worth: `f32[N, W]` of the ways of each lane's bucket: lowest first.
+    """
+
+    buckets: jax.Array
+    worth: jax.Array
+
+
+def _eviction_order(
+    pages: PageTable,
+    buckets: jax.Array,
+    marks: jax.Array,
+    limit: jax.Array,
+    num_ways: int,
+) -> _Order:
+    """Rank the ways of each lane's bucket.
+
+    Free ways come first, then the lowest utility; what is marked, or not below the
+    lane's limit, is never taken.
+    """
+    is_used = gather_windows(marks, buckets, num_ways) > 0
+    per_entry = pages.utility.size // pages.owner.size
+    codes = gather_windows(pages.utility, buckets, num_ways * per_entry)
+    worth = decode(jnp.max(codes.reshape(-1, num_ways, per_entry), axis=-1))
+    is_free = gather_windows(pages.owner, buckets, num_ways) == FREE_ENTRY
+    is_safe = is_used | (worth >= limit[:, None])
+    worth = jnp.where(is_free, -1.0, jnp.where(is_safe, jnp.inf, worth))
+    return _Order(buckets, worth)
+
+
+def _bid_for_ways(
+    order: _Order, keys: Keys, tables: jax.Array, waiting: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Give ways to keys, in the order of lanes; see `place`."""
+    buckets, num_ways = order.buckets, order.worth.shape[1]
     lanes = lax.iota(jnp.int32, tables.size)
-    order = _eviction_order(pages, buckets, in_use, limit, num_ways)
     nowhere = jnp.full_like(lanes, NO_ENTRY)
 
     def lacking(entries: jax.Array, order: jax.Array) -> jax.Array:
@@ -195,7 +243,7 @@ def place(
         is_taken = in_turn[:, None] & (ways == way[:, None])
         return salt + 1, entries, is_first, jnp.where(is_taken, jnp.inf, order)
 
-    start = (jnp.uint32(0), nowhere, jnp.zeros_like(waiting), order)
+    start = (jnp.uint32(0), nowhere, jnp.zeros_like(waiting), order.worth)
     _, entries, is_first, _ = lax.while_loop(some_lack, bid_round, start)
     return entries, is_first
 

@@ -14,7 +14,7 @@ from .admission import AdmitInfo
 from .arena import init_arena
 from .chunk_pool import init_pool
 from .config import EmbeddingConfig
-from .extent import frames_of_entries
+from .extent import frames_of_entries, gather_vectors
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys, canonicalize_ids, canonicalize_tables
 from .memory import MemoryReport
@@ -178,9 +178,11 @@ class EmbeddingStore:
         """
         self._check_state(state)
         self._check_handle(handle)
-        frames = frames_of_entries(state.pages, handle.entries, self.config)
-        chunks = gather_chunks(state.pool.values, frames, self.config.chunk_dim)
+        chunks = gather_vectors(
+            state.pool.values, state.pages, handle.entries, self.config
+        )
         if state.shared is not None:
+            frames = frames_of_entries(state.pages, handle.entries, self.config)
             frames = fallback_frames(handle, frames, self.config)
             # Null frames hold zeros: one of the two is read.
             chunks += gather_chunks(state.shared.values, frames, self.config.chunk_dim)

@@ -9,7 +9,7 @@ from jax import lax
 
 from pallas_kernels import gather_chunks, gather_windows, scatter_windows
 
-from .bidding import find_leaders
+from .bidding import find_leaders, lanes_of_rows, rank_of
 from .chunk_pool import update_frames
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
@@ -27,6 +27,8 @@ from .utility import (
     growth_factor,
     rounding_salt,
 )
+
+_BLOCKS = 32  # of rows, in which an update works
 
 __all__ = ["ApplyInfo", "apply_gradients", "norms", "sum_duplicates"]
 
@@ -55,79 +57,209 @@ def apply_gradients(
     optimizer: SparseOptimizer,
 ) -> tuple[EmbeddingState, ApplyInfo]:
     """Step and score the chunks of a batch; see `EmbeddingStore.apply_gradients`."""
-    pages, step = state.pages, state.step + 1
+    pages = state.pages
     num_lanes, num_chunks = handle.mask.size, config.num_chunks
     entries, tables = handle.entries.reshape(-1), handle.tables.reshape(-1)
     keys = Keys(*(jnp.reshape(word, -1) for word in handle.keys))
 
+    if not num_lanes:
+        nothing = jnp.int32(0)
+        new_state = dataclasses.replace(state, step=state.step + 1)
+        return new_state, ApplyInfo(nothing, nothing, nothing)
+
     # The handle may be older than the state: what changed owner is left alone.
     is_owned = owns(pages, entries, keys, tables)
-    frames = frames_of_entries(pages, entries, config)
-
-    # One lane per key, the leader, carries the sum of its duplicates.
     leaders = find_leaders(entries, is_owned)
-    leads = leaders == jnp.arange(num_lanes)
     grads = jnp.reshape(vector_grads, (num_lanes, num_chunks, config.chunk_dim))
-    summed = sum_duplicates(leaders, grads.astype(jnp.float32))
-    is_finite = jnp.isfinite(norms(summed))
-    steps = leads[:, None] & is_finite & (frames != NULL_FRAME)
-    stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
+    rows = _sum_rows(leaders, grads, config)
 
-    values = gather_chunks(state.pool.values, stepped, config.chunk_dim)
-    pool, is_sound = update_frames(
-        state.pool,
-        stepped,
-        summed.reshape(-1, config.chunk_dim),
-        optimizer,
-        step=state.step,
-        scale=optimizer.scale_of(jnp.repeat(tables, num_chunks)),
-    )
-    is_spoilt = leads[:, None] & ~(is_finite & is_sound.reshape(steps.shape))
-
-    # A row of statistics per utility: of a chunk, or of the whole vector.
-    rows = (num_lanes, config.num_utilities)
-    parts = (*rows, config.embedding_dim // config.num_utilities)
-    stats = ScoreStats(
-        count=sum_duplicates(leaders, jnp.ones(rows, jnp.float32)),
-        grad_norm=norms(summed.reshape(parts)),
-        sum_of_norms=sum_duplicates(
-            leaders, norms(grads.astype(jnp.float32).reshape(parts))
-        ),
-        value_dot_grad=jnp.sum(
-            (values.reshape(summed.shape) * summed).reshape(parts), axis=-1
-        ),
-        table=jnp.broadcast_to(tables[:, None], rows),
-    )
-    per_row = (*rows, num_chunks // config.num_utilities)
-    scores = leads[:, None] & ~jnp.any(is_spoilt.reshape(per_row), axis=-1)
-    scored = jnp.where(leads, entries, NO_ENTRY)
-    codes = gather_windows(pages.utility, scored, config.num_utilities)
-    growth = growth_factor(step - state.decayed_at, config.half_life)
-    utility = accumulate(decode(codes), _score(config, stats), growth)
-    number = lax.broadcasted_iota(jnp.int32, rows, 1)
-    salt = rounding_salt(step, scored[:, None] * config.num_utilities + number)
-    codes = jnp.where(scores, encode(utility, salt), codes)
-    new_pages = dataclasses.replace(
-        pages, utility=scatter_windows(pages.utility, scored, codes)
-    )
-    is_stale = (entries != NO_ENTRY) & ~is_owned
-    shared, num_spoilt = state.shared, jnp.sum(is_spoilt)
-    if shared is not None:
-        frames = fallback_frames(handle, frames.reshape(*handle.mask.shape, -1), config)
-        frames = jnp.where(
-            is_stale[:, None], NULL_FRAME, frames.reshape(grads.shape[:2])
+    def step_block(carry: _Carry) -> _Carry:
+        part = rows.part(carry.block)
+        scored = jnp.where(part.is_row, entries[part.lane], NO_ENTRY)
+        return _step_rows(
+            state, carry, scored, tables[part.lane], part, config, optimizer
         )
+
+    # Keys are often few against lanes: only so many blocks of rows are worked on.
+    zero = jnp.int32(0)
+    carry = _Carry(zero, state.pool, pages.utility, zero, zero)
+    carry = lax.while_loop(
+        lambda carry: carry.block * rows.block_size < rows.count, step_block, carry
+    )
+    new_pages = dataclasses.replace(pages, utility=carry.utility)
+    is_stale = (entries != NO_ENTRY) & ~is_owned
+    shared, num_spoilt = state.shared, carry.non_finite
+    if shared is not None:
+        frames = frames_of_entries(pages, handle.entries, config)
+        frames = fallback_frames(handle, frames, config).reshape(grads.shape[:2])
+        frames = jnp.where(is_stale[:, None], NULL_FRAME, frames)
         shared, num_more = _step_shared(shared, frames, grads, state.step, optimizer)
         num_spoilt += num_more
     info = ApplyInfo(
-        updated=jnp.sum(steps & ~is_spoilt),
+        updated=carry.updated,
         stale=jnp.sum(is_stale),
         non_finite=num_spoilt,
     )
     new_state = dataclasses.replace(
-        state, step=step, pages=new_pages, pool=pool, shared=shared
+        state, step=state.step + 1, pages=new_pages, pool=carry.pool, shared=shared
     )
     return new_state, info
+
+
+class _Rows(NamedTuple):
+    """A row per key of the batch, in the order of their leaders, padded to blocks.
+
+    Attributes:
+      count: `i32[]` how many rows there are.
+      lane: `i32[R]` the leader.
+      times: `f32[R]` how often the key occurs.
+      grad: `f32[R, K, C]` sum of its gradients.
+      sum_of_norms: `f32[R, U]`.
+    """
+
+    count: jax.Array
+    lane: jax.Array
+    times: jax.Array
+    grad: jax.Array
+    sum_of_norms: jax.Array
+
+    @property
+    def block_size(self) -> int:
+        return self.lane.size // _BLOCKS
+
+    def part(self, block: jax.Array) -> "_Part":
+        """Return a block of rows."""
+        first = block * self.block_size
+        parts = [
+            lax.dynamic_slice_in_dim(array, first, self.block_size)
+            for array in (self.lane, self.times, self.grad, self.sum_of_norms)
+        ]
+        is_row = first + lax.iota(jnp.int32, self.block_size) < self.count
+        return _Part(is_row, *parts)
+
+
+class _Part(NamedTuple):
+    """A block of `_Rows`, and which of its rows there are."""
+
+    is_row: jax.Array
+    lane: jax.Array
+    times: jax.Array
+    grad: jax.Array
+    sum_of_norms: jax.Array
+
+
+class _Carry(NamedTuple):
+    """What changes from block to block."""
+
+    block: jax.Array  # i32[]
+    pool: ChunkPool
+    utility: jax.Array  # u16[M * U]
+    updated: jax.Array  # i32[]
+    non_finite: jax.Array  # i32[]
+
+
+def _sum_rows(leaders: jax.Array, grads: jax.Array, config: EmbeddingConfig) -> _Rows:
+    """Sum the gradients of duplicates, `[N, K, C]`, into a row for each leader."""
+    num_lanes = leaders.size
+    leads = leaders == lax.iota(jnp.int32, num_lanes)
+    rank, count = rank_of(leads)
+    padded = max(-(-num_lanes // _BLOCKS), 1) * _BLOCKS
+    row = rank.at[leaders].get(mode="fill", fill_value=padded)
+    flat = grads.reshape(num_lanes, config.embedding_dim).astype(jnp.float32)
+    summed = _add_rows(jnp.zeros((padded, flat.shape[1]), jnp.float32), row, flat)
+    width = config.embedding_dim // config.num_utilities
+    lengths = norms(flat.reshape(num_lanes, config.num_utilities, width))
+    sums = jnp.zeros((padded, config.num_utilities), jnp.float32)
+    return _Rows(
+        count=count,
+        lane=lanes_of_rows(rank, leads, padded),
+        times=jnp.zeros(padded, jnp.float32).at[row].add(1.0, mode="drop"),
+        grad=summed.reshape(padded, *grads.shape[1:]),
+        sum_of_norms=sums.at[row].add(lengths, mode="drop"),
+    )
+
+
+def _add_rows(sums: jax.Array, rows: jax.Array, terms: jax.Array) -> jax.Array:
+    """Return `sums.at[rows].add(terms, mode="drop")` for `f32[R, D]`.
+
+    Spelled out: XLA:CPU copies `terms` to another layout for the short form.
+    """
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=(1, 2),
+        inserted_window_dims=(),
+        scatter_dims_to_operand_dims=(0,),
+    )
+    drop = lax.GatherScatterMode.FILL_OR_DROP
+    return lax.scatter_add(sums, rows[:, None], terms[:, None, :], numbers, mode=drop)
+
+
+def _step_rows(
+    state: EmbeddingState,
+    carry: _Carry,
+    entries: jax.Array,
+    tables: jax.Array,
+    part: _Part,
+    config: EmbeddingConfig,
+    optimizer: SparseOptimizer,
+) -> _Carry:
+    """Step the chunks of a block of keys, and score them.
+
+    Args:
+      state: the state before the update.
+      carry: what changes.
+      entries: `i32[n]`, `NO_ENTRY` for rows that are not there.
+      tables: `i32[n]`.
+      part: the block.
+      config: sizes and rules.
+      optimizer: the store's optimizer.
+
+    Returns:
+      The carry, updated.
+    """
+    frames = frames_of_entries(state.pages, entries, config)
+    is_finite = jnp.isfinite(norms(part.grad))
+    steps = is_finite & (frames != NULL_FRAME)
+    stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
+    values = gather_chunks(carry.pool.values, stepped, config.chunk_dim)
+    pool, is_sound = update_frames(
+        carry.pool,
+        stepped,
+        part.grad.reshape(-1, config.chunk_dim),
+        optimizer,
+        step=state.step,
+        scale=optimizer.scale_of(jnp.repeat(tables, config.num_chunks)),
+    )
+    is_sound = is_finite & is_sound.reshape(steps.shape)
+    is_spoilt = part.is_row[:, None] & ~is_sound
+
+    # A row of statistics per utility: of a chunk, or of the whole vector.
+    rows = (entries.size, config.num_utilities)
+    parts = (*rows, config.embedding_dim // config.num_utilities)
+    stats = ScoreStats(
+        count=jnp.broadcast_to(part.times[:, None], rows),
+        grad_norm=norms(part.grad.reshape(parts)),
+        sum_of_norms=part.sum_of_norms,
+        value_dot_grad=jnp.sum(
+            (values.reshape(part.grad.shape) * part.grad).reshape(parts), axis=-1
+        ),
+        table=jnp.broadcast_to(tables[:, None], rows),
+    )
+    per_row = (*rows, config.num_chunks // config.num_utilities)
+    scores = part.is_row[:, None] & ~jnp.any(is_spoilt.reshape(per_row), axis=-1)
+    step = state.step + 1
+    codes = gather_windows(carry.utility, entries, config.num_utilities)
+    growth = growth_factor(step - state.decayed_at, config.half_life)
+    utility = accumulate(decode(codes), _score(config, stats), growth)
+    number = lax.broadcasted_iota(jnp.int32, rows, 1)
+    salt = rounding_salt(step, entries[:, None] * config.num_utilities + number)
+    codes = jnp.where(scores, encode(utility, salt), codes)
+    return _Carry(
+        block=carry.block + 1,
+        pool=pool,
+        utility=scatter_windows(carry.utility, entries, codes),
+        updated=carry.updated + jnp.sum(steps & ~is_spoilt, dtype=jnp.int32),
+        non_finite=carry.non_finite + jnp.sum(is_spoilt, dtype=jnp.int32),
+    )
 
 
 def _step_shared(

@@ -5,6 +5,7 @@ dispatches, `reference` is pure `jax.numpy` and always there.
 """
 
 from .api import gather_chunks as gather_chunks
+from .api import gather_runs as gather_runs
 from .api import probe_page_table as probe_page_table
 from .api import scatter_chunks as scatter_chunks
 from .reference import NO_WAY as NO_WAY
@@ -19,6 +20,7 @@ __all__ = [
     "NULL_FRAME",
     "exchange_windows",
     "gather_chunks",
+    "gather_runs",
     "gather_windows",
     "num_windows",
     "probe_page_table",

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from . import reference
 from .windows import num_windows
 
-__all__ = ["Implementation", "gather_chunks", "probe_page_table", "scatter_chunks"]
+__all__ = [
+    "Implementation",
+    "gather_chunks",
+    "gather_runs",
+    "probe_page_table",
+    "scatter_chunks",
+]
 
 Implementation = Literal["xla"]
 
@@ -46,6 +52,45 @@ def gather_chunks(
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
     return reference.gather_chunks(pool, frames, chunk_dim)
+
+
+def gather_runs(
+    pool: jax.Array,
+    starts: jax.Array,
+    lengths: jax.Array,
+    chunk_dim: int,
+    num_chunks: int,
+    *,
+    implementation: Implementation | None = None,
+) -> jax.Array:
+    """Read runs of consecutive chunks.
+
+    Args:
+      pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C; any dtype.
+      starts: `i32[...]` first frames; where a run has a length, it lies in the pool.
+      lengths: `i32[...]` chunks per run, 0 to K.
+      chunk_dim: C, values per chunk.
+      num_chunks: K, chunks to return.
+      implementation: `None` chooses; a name works or raises.
+
+    Returns:
+      `[..., K, C]`, the dtype of `pool`; exact copies, zeros behind the end of a run.
+
+    Raises:
+      ValueError: on a pool that C does not tile.
+      TypeError: on starts or lengths that are not int32.
+      NotImplementedError: on an implementation that is not there.
+
+    >>> pool = jnp.array([0.0, 1.0, 2.0, 3.0])
+    >>> gather_runs(pool, jnp.array([1, 3]), jnp.array([2, 1]), 1, 3)[..., 0]
+    Array([[1., 2., 0.],
+           [3., 0., 0.]], dtype=float32)
+    """
+    _check_implementation(implementation)
+    _check_int32("starts", starts)
+    _check_int32("lengths", lengths)
+    num_windows(pool, chunk_dim)
+    return reference.gather_runs(pool, starts, lengths, chunk_dim, num_chunks)
 
 
 def scatter_chunks(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .windows import gather_windows, scatter_windows
 
@@ -9,6 +10,7 @@ __all__ = [
     "NO_WAY",
     "NULL_FRAME",
     "gather_chunks",
+    "gather_runs",
     "probe_page_table",
     "scatter_chunks",
 ]
@@ -20,6 +22,41 @@ NO_WAY = -1  # what a probe answers for a key that is not there
 def gather_chunks(pool: jax.Array, frames: jax.Array, chunk_dim: int) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`."""
     return gather_windows(pool, frames, chunk_dim)
+
+
+def gather_runs(
+    pool: jax.Array,
+    starts: jax.Array,
+    lengths: jax.Array,
+    chunk_dim: int,
+    num_chunks: int,
+) -> jax.Array:
+    """Read runs of frames; see `pallas_kernels.api.gather_runs`."""
+    chunks = lax.broadcasted_iota(jnp.int32, (*starts.shape, num_chunks), starts.ndim)
+    is_held = chunks < lengths[..., None]
+
+    def by_chunks() -> jax.Array:
+        frames = jnp.where(is_held, starts[..., None] + chunks, NULL_FRAME)
+        return gather_windows(pool, frames, chunk_dim)
+
+    # A run is consecutive in memory: one read, and what lies behind it is blanked.
+    def by_runs() -> jax.Array:
+        numbers = lax.GatherDimensionNumbers((1,), (), (0,))
+        windows = lax.gather(
+            pool.reshape(-1),
+            jnp.where(lengths > 0, starts, 0).reshape(-1, 1) * chunk_dim,
+            numbers,
+            (num_chunks * chunk_dim,),
+            mode=lax.GatherScatterMode.CLIP,
+        )
+        windows = windows.reshape(*is_held.shape, chunk_dim)
+        return jnp.where(is_held[..., None], windows, 0)
+
+    last = pool.size // chunk_dim - num_chunks
+    if last < 0:
+        return by_chunks()
+    leaves_pool = jnp.any((lengths > 0) & (starts > last))
+    return lax.cond(leaves_pool, by_chunks, by_runs)
 
 
 def scatter_chunks(pool: jax.Array, frames: jax.Array, chunks: jax.Array) -> jax.Array:
@@ -37,5 +74,6 @@ def probe_page_table(
     match = jnp.ones((*buckets.shape, num_ways), bool)
     for word, query in zip(words, queries, strict=True):
         match &= gather_windows(word, buckets, num_ways) == query[..., None]
-    way = jnp.argmax(match, axis=-1).astype(jnp.int32)
-    return jnp.where(jnp.any(match, axis=-1), way, NO_WAY)
+    ways = lax.broadcasted_iota(jnp.int32, match.shape, match.ndim - 1)
+    way = jnp.min(jnp.where(match, ways, num_ways), axis=-1)
+    return jnp.where(way < num_ways, way, NO_WAY)

@@ -36,7 +36,7 @@ OPTIMIZERS = {
         ("initial_scale", float("inf"), ValueError, "initial_scale"),
         ("headroom", 1.0, ValueError, "headroom"),
         ("hysteresis", -0.1, ValueError, "hysteresis"),
-        ("fallback", "shared", ValueError, "'zero', got 'shared'"),
+        ("fallback", "none", ValueError, "'zero' or 'shared', got 'none'"),
         ("scorer", "fiited", TypeError, "scorer"),
         ("half_life", "long", TypeError, "'long'"),
         ("headroom", None, TypeError, "None"),

@@ -47,7 +47,7 @@ CASES = {
     "tight_pool": {"num_entries": 256, "num_frames": 40, "half_life": 5.3},
     "one_frame": {"num_entries": 32, "num_frames": 2, "headroom": 0.0},
     "one_chunk": {"chunk_dim": 8, "num_entries": 128, "num_frames": 65},
-    "one_bucket": {"num_entries": 8, "num_frames": 17, "half_life": 3.1},
+    "one_bucket": {"num_entries": 8, "num_ways": 8, "num_frames": 17, "half_life": 3.1},
     "one_way": {"num_entries": 64, "num_ways": 1, "num_frames": 50},
     "no_initial_chunk": {"initial_chunks": 0, "num_entries": 128},
     "all_initial_chunks": {"initial_chunks": 4, "num_entries": 128},
