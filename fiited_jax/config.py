@@ -21,7 +21,7 @@ _UTILITY_BYTES = 2
 _FIXED_BYTES = 7 * _WORD_BYTES
 _MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
 # Ranked by length, many short vectors are worth more than fewer long ones.
-_MEAN_LENGTH = {"lengths": 0.15, "chunks": 1 / 2}
+_MEAN_LENGTH = {"lengths": 0.11, "chunks": 1 / 2}
 # A page table this much larger than its keys evicts next to none of them.
 _ENTRIES_PER_ID = 1.25
 
@@ -77,7 +77,7 @@ class EmbeddingConfig:
     id_bits: int = 64
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
     ranking: Literal["lengths", "chunks"] = "lengths"
-    length_alpha: float = 3.0
+    length_alpha: float = 4.0
     half_life: float = 2000.0
     fallback: Literal["zero", "shared"] = "zero"
     num_shared: int = 0
@@ -239,7 +239,7 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is 15 % of
+          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is 11 % of
             the K chunks, at least one, with `ranking="lengths"`, and half of them with
             `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made

@@ -96,7 +96,7 @@ class Request:
     scorer: Scorer
     half_life: float = 2000.0
     ranking: Literal["lengths", "chunks"] = "lengths"
-    length_alpha: float = 3.0
+    length_alpha: float = 4.0
     frames_per_entry: float | None = None
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"

@@ -50,7 +50,7 @@ class TrainOptions:
       prune_warmup: steps in which that interval grows to its length: an eighth of it in
         the first quarter of the warm-up, then a quarter, and half from its middle on.
       half_life: steps in which an untouched utility halves.
-      frames_per_entry: frames of the pool per tracked key. By default 15 % of the
+      frames_per_entry: frames of the pool per tracked key. By default 11 % of the
         chunks with ranking lengths, half of them with ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
@@ -80,7 +80,7 @@ class TrainOptions:
     chunk_dim: int = 1
     scorer: Literal["fiited", "frequency", "grad_norm", "saliency"] = "grad_norm"
     ranking: Literal["lengths", "chunks"] = "lengths"
-    length_alpha: float = 3.0
+    length_alpha: float = 4.0
     optimizer: Literal["adagrad", "rowwise_adagrad", "sgd"] = "adagrad"
     learning_rate: float = 0.1
     dense_learning_rate: float = 0.002
