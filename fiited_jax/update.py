@@ -9,11 +9,12 @@ from jax import lax
 
 from pallas_kernels import gather_chunks, gather_windows, scatter_windows
 
-from .bidding import find_leaders, lanes_of_rows, rank_of
+from .bidding import find_leaders
 from .chunk_pool import update_frames
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
 from .handle import Handle
+from .key_rows import KeyBlock, norms, sum_duplicates, sum_rows
 from .keys import Keys
 from .page_table import owns
 from .scorers import ScoreStats
@@ -28,9 +29,7 @@ from .utility import (
     rounding_salt,
 )
 
-_BLOCKS = 32  # of rows, in which an update works
-
-__all__ = ["ApplyInfo", "apply_gradients", "norms", "sum_duplicates"]
+__all__ = ["ApplyInfo", "apply_gradients"]
 
 
 class ApplyInfo(NamedTuple):
@@ -71,7 +70,7 @@ def apply_gradients(
     is_owned = owns(pages, entries, keys, tables)
     leaders = find_leaders(entries, is_owned)
     grads = jnp.reshape(vector_grads, (num_lanes, num_chunks, config.chunk_dim))
-    rows = _sum_rows(leaders, grads, config)
+    rows = sum_rows(leaders, grads, config)
 
     def step_block(carry: _Carry) -> _Carry:
         part = rows.part(carry.block)
@@ -106,48 +105,6 @@ def apply_gradients(
     return new_state, info
 
 
-class _Rows(NamedTuple):
-    """A row per key of the batch, in the order of their leaders, padded to blocks.
-
-    Attributes:
-      count: `i32[]` how many rows there are.
-      lane: `i32[R]` the leader.
-      times: `f32[R]` how often the key occurs.
-      grad: `f32[R, K, C]` sum of its gradients.
-      sum_of_norms: `f32[R, U]`.
-    """
-
-    count: jax.Array
-    lane: jax.Array
-    times: jax.Array
-    grad: jax.Array
-    sum_of_norms: jax.Array
-
-    @property
-    def block_size(self) -> int:
-        return self.lane.size // _BLOCKS
-
-    def part(self, block: jax.Array) -> "_Part":
-        """Return a block of rows."""
-        first = block * self.block_size
-        parts = [
-            lax.dynamic_slice_in_dim(array, first, self.block_size)
-            for array in (self.lane, self.times, self.grad, self.sum_of_norms)
-        ]
-        is_row = first + lax.iota(jnp.int32, self.block_size) < self.count
-        return _Part(is_row, *parts)
-
-
-class _Part(NamedTuple):
-    """A block of `_Rows`, and which of its rows there are."""
-
-    is_row: jax.Array
-    lane: jax.Array
-    times: jax.Array
-    grad: jax.Array
-    sum_of_norms: jax.Array
-
-
 class _Carry(NamedTuple):
     """What changes from block to block."""
 
@@ -158,47 +115,12 @@ class _Carry(NamedTuple):
     non_finite: jax.Array  # i32[]
 
 
-def _sum_rows(leaders: jax.Array, grads: jax.Array, config: EmbeddingConfig) -> _Rows:
-    """Sum the gradients of duplicates, `[N, K, C]`, into a row for each leader."""
-    num_lanes = leaders.size
-    leads = leaders == lax.iota(jnp.int32, num_lanes)
-    rank, count = rank_of(leads)
-    padded = max(-(-num_lanes // _BLOCKS), 1) * _BLOCKS
-    row = rank.at[leaders].get(mode="fill", fill_value=padded)
-    flat = grads.reshape(num_lanes, config.embedding_dim).astype(jnp.float32)
-    summed = _add_rows(jnp.zeros((padded, flat.shape[1]), jnp.float32), row, flat)
-    width = config.embedding_dim // config.num_utilities
-    lengths = norms(flat.reshape(num_lanes, config.num_utilities, width))
-    sums = jnp.zeros((padded, config.num_utilities), jnp.float32)
-    return _Rows(
-        count=count,
-        lane=lanes_of_rows(rank, leads, padded),
-        times=jnp.zeros(padded, jnp.float32).at[row].add(1.0, mode="drop"),
-        grad=summed.reshape(padded, *grads.shape[1:]),
-        sum_of_norms=sums.at[row].add(lengths, mode="drop"),
-    )
-
-
-def _add_rows(sums: jax.Array, rows: jax.Array, terms: jax.Array) -> jax.Array:
-    """Return `sums.at[rows].add(terms, mode="drop")` for `f32[R, D]`.
-
-    Spelled out: XLA:CPU copies `terms` to another layout for the short form.
-    """
-    numbers = lax.ScatterDimensionNumbers(
-        update_window_dims=(1, 2),
-        inserted_window_dims=(),
-        scatter_dims_to_operand_dims=(0,),
-    )
-    drop = lax.GatherScatterMode.FILL_OR_DROP
-    return lax.scatter_add(sums, rows[:, None], terms[:, None, :], numbers, mode=drop)
-
-
 def _step_rows(
     state: EmbeddingState,
     carry: _Carry,
     entries: jax.Array,
     tables: jax.Array,
-    part: _Part,
+    part: KeyBlock,
     config: EmbeddingConfig,
     optimizer: SparseOptimizer,
 ) -> _Carry:
@@ -300,24 +222,6 @@ def _step_shared(
     )
     is_sound = is_finite & is_sound.reshape(targets.shape)
     return pool, jnp.sum((targets != NULL_FRAME) & ~is_sound)
-
-
-def sum_duplicates(leaders: jax.Array, terms: jax.Array) -> jax.Array:
-    """Sum the terms of duplicates into their leader's row.
-
-    Args:
-      leaders: `i32[N]` from `bidding.find_leaders`.
-      terms: `f32[N, ...]`.
-
-    Returns:
-      `f32[N, ...]` the sums, zeros in rows that lead nothing.
-    """
-    return jnp.zeros_like(terms).at[leaders].add(terms, mode="drop")
-
-
-def norms(vectors: jax.Array) -> jax.Array:
-    """Return the L2 norms over the last axis."""
-    return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1))
 
 
 def _score(config: EmbeddingConfig, stats: ScoreStats) -> jax.Array:

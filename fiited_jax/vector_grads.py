@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from .bidding import find_leaders
 from .handle import Handle
+from .key_rows import sum_duplicates
 from .state import NO_ENTRY
-from .update import sum_duplicates
 
 __all__ = ["clip_vector_grads", "vector_grad_norm"]
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"sizes"},
     {"config", "state", "utility"},
     {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"},
-    {"arena", "dense_tables", "page_table", "shared_pool"},
+    {"arena", "dense_tables", "key_rows", "page_table", "shared_pool"},
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},
     {"store"},

@@ -18,12 +18,12 @@ from ..chunk_pool import (
     update_frames,
     write_fresh,
 )
+from ..key_rows import norms, sum_duplicates
 from ..keys import Keys, canonicalize_ids, canonicalize_tables, hash_words
 from ..memory import MemoryReport, count_arrays
 from ..sparse_optim import SparseOptimizer
 from ..state import NULL_FRAME, ChunkPool
 from ..store import Ids, Tables
-from ..update import norms, sum_duplicates
 
 __all__ = ["TableEmbed", "TableInfo", "TableState", "rows_within", "table_bytes"]
 
