@@ -83,14 +83,14 @@ def admit(
         frames = jnp.where(chunk < count, start + chunk, NULL_FRAME)
         pool = write_fresh(pool, frames, values, optimizer)
 
-    num_hits = jnp.sum(is_hit)
+    num_hits = jnp.sum(is_hit, dtype=jnp.int32)
     is_filtered = waiting & (entries == NO_ENTRY) & (limit < jnp.inf)
     info = AdmitInfo(
         hits=num_hits,
-        misses=jnp.sum(lookups.valid) - num_hits,
-        admitted=jnp.sum(is_new),
-        evicted=jnp.sum(is_evicted),
-        filtered=jnp.sum(is_filtered),
+        misses=jnp.sum(lookups.valid, dtype=jnp.int32) - num_hits,
+        admitted=jnp.sum(is_new, dtype=jnp.int32),
+        evicted=jnp.sum(is_evicted, dtype=jnp.int32),
+        filtered=jnp.sum(is_filtered, dtype=jnp.int32),
         failed=jnp.sum(lookups.mask.reshape(-1) & (entries == NO_ENTRY) & ~is_filtered),
         frames_used=frames_used(arena),
         evicted_keys=old_keys,

@@ -38,7 +38,7 @@ class EmbeddingConfig:
       num_tables: tables that share the store.
       id_bits: 32 or 64; with 32, ids of `fj.Keys` with a high word are not admitted.
       num_ways: W, entries per bucket of the page table.
-      scorer: `score(stats) -> f32[N, K]`, see `fiited_jax.scorers`.
+      scorer: `score(stats) -> f32[N, U]`, see `fiited_jax.scorers`.
       ranking: `"lengths"`: an entry has one utility, and the priority of its chunk j
         is `utility / (j + 1) ** length_alpha`, so vectors are prefixes of their chunks;
         `"chunks"`: every chunk has a utility and is ranked by itself.
@@ -54,8 +54,8 @@ class EmbeddingConfig:
       initial_chunks: frames a new entry is given while free frames last.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
       headroom: share of the frames that `prune_step` leaves free for new entries.
-      hysteresis: `prune_step` moves nothing unless frames of at least this share of its
-        target would change owner, or are idle.
+      hysteresis: `prune_step` moves nothing unless at least this share of the frames in
+        use would change owner, or as many are to be granted or idle.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -95,6 +95,8 @@ class EmbeddingConfig:
         ):  # fmt: skip
             _check_int(name, getattr(self, name), 1)
         _check_int("num_frames", self.num_frames, 2)
+        _check_int("filter_slots", self.filter_slots, 0)
+        _check_int("num_shared", self.num_shared, 0)
         if self.embedding_dim % self.chunk_dim:
             raise ValueError(
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
@@ -116,7 +118,6 @@ class EmbeddingConfig:
                     f"{name} must be below 2^31 on one device, got {count}"
                 )
         _check_int("initial_chunks", self.initial_chunks, 0)
-        _check_int("filter_slots", self.filter_slots, 0)
         if self.initial_chunks > self.num_chunks:
             raise ValueError(
                 f"initial_chunks must be at most embedding_dim / chunk_dim = "
@@ -128,7 +129,7 @@ class EmbeddingConfig:
             )
         if self.id_bits not in (32, 64):
             raise ValueError(f"id_bits must be 32 or 64, got {self.id_bits!r}")
-        if self.ranking not in _MEAN_LENGTH:
+        if self.ranking not in ("lengths", "chunks"):
             raise ValueError(
                 f"ranking must be 'lengths' or 'chunks', got {self.ranking!r}"
             )
@@ -282,7 +283,9 @@ class EmbeddingConfig:
             ("filter_share", filter_share),
             ("shared_share", shared_share),
         ):
-            if not isinstance(share, int | float) or not 0 <= share < 1:
+            if isinstance(share, bool) or not isinstance(share, int | float):
+                raise TypeError(f"{name} must be a number, got {share!r}")
+            if not 0 <= share < 1:
                 raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
         is_shared = fields.get("fallback") == "shared"
         # A minimal config checks the fields that the sizes depend on.
@@ -324,7 +327,8 @@ class EmbeddingConfig:
         if num_bytes < smallest:
             raise ValueError(
                 f"budget must hold one bucket of {num_ways} entries and one frame, "
-                f"{smallest} bytes; got {max(num_bytes, 0)}"
+                f"{smallest} bytes beside filter_share and shared_share; got "
+                f"{parse_bytes(budget)}, of which {num_bytes} are left for them"
             )
         frame_bytes = frames_bytes(LANES, chunk_dim, specs) / LANES
         mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes

@@ -32,7 +32,7 @@ class PruneInfo(NamedTuple):
       freed: `i32[]` chunks that lost their frame.
       granted: `i32[]` chunks that got one.
       moved_share: `f32[]` the larger of both, as asked for, and of the idle frames,
-        over the target.
+        over the frames in use, at most the target.
       moved: `bool[]` false if everything stayed in place, by hysteresis or because
         nothing had to move.
       frames_used: `i32[]` frames owned by chunks afterwards.
@@ -50,14 +50,16 @@ def prune_step(
     state: EmbeddingState, config: EmbeddingConfig, optimizer: SparseOptimizer
 ) -> tuple[EmbeddingState, PruneInfo]:
     """Give the frames to the chunks of highest priority; see `EmbeddingStore`."""
-    pages, target = state.pages, config.target_frames
+    pages = state.pages
     extent, threshold = choose_extents(pages, config)
     kept = common_extent(extent, pages.extent, config)
     num_kept = jnp.sum(num_present(kept, config), dtype=jnp.int32)
     lost = frames_used(state.arena) - num_kept
     won = jnp.sum(num_present(extent, config), dtype=jnp.int32) - num_kept
     asked = jnp.maximum(jnp.maximum(lost, won), state.arena.idle)
-    moved_share = asked.astype(jnp.float32) / target
+    # Of what there is to move: a store that fills a part of its pool is not held back.
+    base = jnp.clip(frames_used(state.arena), 1, config.target_frames)
+    moved_share = asked.astype(jnp.float32) / base
     moves = (asked > 0) & (moved_share >= config.hysteresis)
 
     layout = plan_layout(pages, extent, config)
@@ -117,5 +119,5 @@ def choose_extents(
 
 def _decayed(codes: jax.Array, factor: jax.Array, step: jax.Array) -> jax.Array:
     """Scale all utilities, `u16[M * U]`."""
-    salt = rounding_salt(step, lax.iota(jnp.int32, codes.size))
+    salt = rounding_salt(step, lax.iota(jnp.int32, codes.size), purpose=1)
     return encode(decode(codes) * factor, salt)

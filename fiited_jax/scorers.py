@@ -1,7 +1,8 @@
-"""Scorers: how much a batch adds to the utility of each chunk it touched.
+"""Scorers: how much a batch adds to the utility of what it touched.
 
-A scorer is any hashable function `score(stats) -> f32[N, K]`. The store calls it once
-per step with the statistics of the batch, one row per touched entry, and adds the
+A scorer is any hashable function `score(stats) -> f32[N, U]`. The store calls it with
+statistics of the batch, a row per touched entry: of each of its K chunks with
+`ranking="chunks"` (U = K), of the whole vector with `"lengths"` (U = 1). It adds the
 result to the decayed utility. Scores that are negative or not finite count as 0.
 """
 
@@ -24,15 +25,15 @@ __all__ = [
 
 
 class ScoreStats(NamedTuple):
-    """What a scorer sees of a batch; N rows, K chunks per row.
+    """What a scorer sees of a batch; N rows, U parts per row: chunks or the vector.
 
     Attributes:
-      count: `f32[N, K]` how often the entry occurs in the batch.
-      grad_norm: `f32[N, K]` L2 norm of the chunk's summed gradient.
-      sum_of_norms: `f32[N, K]` sum over occurrences of the gradient's L2 norm.
-      value_dot_grad: `f32[N, K]` inner product of the chunk's values and its summed
-        gradient; 0 for a chunk without a frame.
-      table: `i32[N, K]` the entry's table.
+      count: `f32[N, U]` how often the entry occurs in the batch.
+      grad_norm: `f32[N, U]` L2 norm of the part's summed gradient.
+      sum_of_norms: `f32[N, U]` sum over occurrences of the gradient's L2 norm.
+      value_dot_grad: `f32[N, U]` inner product of the part's values and its summed
+        gradient; chunks without a frame count as 0.
+      table: `i32[N, U]` the entry's table.
     """
 
     count: jax.Array

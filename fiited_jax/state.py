@@ -50,7 +50,7 @@ class PageTable:
 
     key_low: jax.Array  # u32[M]
     key_high: jax.Array | None  # u32[M]
-    owner: jax.Array  # u8[M] or u16[M]
+    owner: jax.Array  # u8[M], u16[M] or u32[M]
     extent: jax.Array  # u8[M], u16[M] or u32[M]
     start: jax.Array  # i32[M]
     utility: jax.Array  # u16[M * U]
@@ -79,7 +79,7 @@ class FrameArena:
     the next prune step closes the gaps.
 
     Attributes:
-      next_frame: the first frame that was never handed out since.
+      next_frame: the first frame not handed out since the last prune step that moved.
       idle: frames before it that no chunk owns, the null frame not counted.
     """
 

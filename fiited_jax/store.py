@@ -120,11 +120,11 @@ class EmbeddingStore:
         """Find ids, and give new ones an entry and `initial_chunks` frames.
 
         A new key takes a free way of its bucket, else evicts the entry of lowest
-        utility that this batch does not use, else gets none: it then reads zeros and
-        counts as failed. So give all ids of a step to one call: a later one may evict
-        what an earlier one has admitted. With an admission filter, a key that has
-        not come before only evicts what is worth next to nothing, see
-        `EmbeddingConfig.filter_slots`.
+        utility that this batch does not use, else gets none: it then reads as
+        `config.fallback` says and counts as failed. So give all ids of a step to one
+        call: a later one may evict what an earlier one has admitted. With an admission
+        filter, a key that has not come before only evicts what is worth next to
+        nothing, see `EmbeddingConfig.filter_slots`.
 
         Args:
           state: the store's state; donate it.

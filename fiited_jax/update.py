@@ -96,7 +96,7 @@ def apply_gradients(
         num_spoilt += num_more
     info = ApplyInfo(
         updated=carry.updated,
-        stale=jnp.sum(is_stale),
+        stale=jnp.sum(is_stale, dtype=jnp.int32),
         non_finite=num_spoilt,
     )
     new_state = dataclasses.replace(

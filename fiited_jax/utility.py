@@ -28,6 +28,7 @@ __all__ = [
 MAX_UTILITY = 1e30  # keeps sums and factors finite
 # Above all others; neither decay nor rounding changes it.
 PINNED = float("inf")
+_SMALLEST = 2.0**-126  # the smallest normal float32
 # Without prune steps what is new may not outgrow float32: no decay beyond this.
 _MAX_HALVINGS = 64.0
 # A non-negative float32 without its sign bit and its 15 lowest bits of mantissa.
@@ -47,7 +48,7 @@ def encode(utility: jax.Array, salt: jax.Array) -> jax.Array:
     is decided by `salt` alone.
 
     Args:
-      utility: `f32[...]`, at least 0 and finite.
+      utility: `f32[...]`, at least 0; what is not a normal number becomes 0.
       salt: `u32[...]` hashes.
 
     Returns:
@@ -56,6 +57,8 @@ def encode(utility: jax.Array, salt: jax.Array) -> jax.Array:
     >>> decode(encode(jnp.float32([0.0, 1.0, 3.0]), jnp.uint32([7, 8, 9])))
     Array([0., 1., 3.], dtype=float32)
     """
+    # Subnormal numbers are 0 on some backends, in some operations: here on all.
+    utility = jnp.where(utility < _SMALLEST, 0.0, utility)
     bits = lax.bitcast_convert_type(utility, jnp.uint32)
     noise = salt >> (32 - _DROPPED_BITS)
     return ((bits + noise) >> _DROPPED_BITS).astype(jnp.uint16)
@@ -98,9 +101,13 @@ def accumulate(utility: jax.Array, score: jax.Array, growth: jax.Array) -> jax.A
     return jnp.where(utility == PINNED, PINNED, jnp.minimum(grown, MAX_UTILITY))
 
 
-def rounding_salt(step: jax.Array, indices: jax.Array) -> jax.Array:
-    """Return the salts for `encode`, one per utility, `u32[...]`."""
-    return hash_words(step.astype(jnp.uint32), indices.astype(jnp.uint32))
+def rounding_salt(step: jax.Array, indices: jax.Array, purpose: int = 0) -> jax.Array:
+    """Return the salts for `encode`, one per utility, `u32[...]`.
+
+    Roundings of one step need a `purpose` each, or they would round alike.
+    """
+    words = step.astype(jnp.uint32), indices.astype(jnp.uint32), jnp.uint32(purpose)
+    return hash_words(*words)
 
 
 def select_top(

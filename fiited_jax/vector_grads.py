@@ -27,8 +27,10 @@ __all__ = ["clip_vector_grads", "vector_grad_norm"]
 def vector_grad_norm(handle: Handle, vector_grads: jax.Array) -> jax.Array:
     """Return the norm of the gradient with respect to the vectors that were read.
 
-    Chunks without a frame count. Lookups without an entry do not, as `apply_gradients`
-    does not use them, nor do values whose square is not finite.
+    Chunks without a frame count. Lookups without an entry do not, nor do values whose
+    square is not finite. With `fallback="shared"` it is the norm as if every key had
+    its vector to itself, and what lookups without an entry teach the shared ones is
+    not in it.
 
     Args:
       handle: from `admit` or `find`.

@@ -41,7 +41,7 @@ class FromDenseInfo(NamedTuple):
     Attributes:
       kept_keys: rows that have an entry, with chunks or without.
       dropped_keys: rows that have none: their bucket is full of better ones.
-      empty_keys: rows that have an entry and no chunk; they read zeros.
+      empty_keys: rows that have an entry and no chunk.
       kept_chunks: chunks that have a frame.
       dropped_chunks: chunks that have none.
       kept_square: share of the tables' squared L2 norm that the kept chunks hold, 1
@@ -73,7 +73,7 @@ def from_dense(
     with an entry the `config.target_frames` best chunks are kept, as
     `EmbeddingStore.prune_step` would choose among all. Kept
     chunks hold the values of the tables bit for bit, with fresh optimizer state. The
-    others read zeros and come back as any pruned chunk does. The step is 0.
+    others come back as any pruned chunk does. The step is 0.
 
     A state holds utilities in 16 bits, and what is ranked is what it holds: a
     `prune_step` without training in between moves nothing.

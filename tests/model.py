@@ -267,9 +267,10 @@ class Model:
         winners = [chunk[1:3] for chunk in chunks[:target] if not chunk[3]]
         losers = [chunk[1:3] for chunk in chunks[target:] if chunk[3]]
         asked = max(len(winners), len(losers), self.idle)
-        moves = asked > 0 and np.float32(asked) / np.float32(target) >= np.float32(
-            config.hysteresis
-        )
+        used = sum(len(entry.chunks) for entry in self.ways if entry is not None)
+        base = np.float32(min(max(used, 1), target))
+        share = np.float32(asked) / base
+        moves = asked > 0 and share >= np.float32(config.hysteresis)
         age = (self.step - self.decayed_at) / config.half_life
         for entry in self.ways:
             if entry is not None:

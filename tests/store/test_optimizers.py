@@ -214,6 +214,7 @@ def crowded(name):
         initial_chunks=4,
         headroom=0.0,
         hysteresis=0.0,
+        ranking="chunks",
     )
 
     @functools.partial(jax.jit, donate_argnums=0)

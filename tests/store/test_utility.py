@@ -117,3 +117,17 @@ def test_select_top_weighs_chunks_and_cuts_ties_at_any_place(size, num_chunks):
         counts, reached = expected_top(utility, owned, weights, target)
         np.testing.assert_array_equal(got, counts)
         assert float(threshold) == reached
+
+
+def test_subnormal_utilities_are_none():
+    tiny = jnp.float32([2e-39, 1e-45, 2.0**-126])
+    codes = encode(tiny, jnp.full(3, 0xFFFFFFFF, jnp.uint32))
+    np.testing.assert_array_equal(np.asarray(codes) > 0, [False, False, True])
+    got, _ = select(codes, jnp.zeros(3, jnp.int32), (1.0, 0.5, 0.1), 2)
+    assert int(got.sum()) == 2
+
+
+def test_roundings_of_one_step_differ_by_purpose():
+    index = jnp.arange(64)
+    first = rounding_salt(jnp.int32(5), index)
+    assert np.mean(first == rounding_salt(jnp.int32(5), index, purpose=1)) < 0.1
