@@ -158,10 +158,10 @@ def follow(name, seed, num_events):
 
 @pytest.mark.parametrize("name", CASES)
 def test_store_follows_the_model(name):
-    follow(name, 0, 6_400)  # in 16 cases: 10^5 key events
+    follow(name, 0, 6_300)  # in 16 cases: 10^5 key events
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_store_follows_the_model_for_long(name):
-    follow(name, 1, 60_000)
+    follow(name, 1, 16_000)
