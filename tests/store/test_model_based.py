@@ -156,16 +156,6 @@ def follow(name, seed, num_events):
     assert (pair.seen["filtered"] > 0) == bool(CASES[name].get("filter_slots"))
 
 
-# What the quick run leaves out, the long one has.
-QUICK = list(CASES)[::2]
-
-
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", CASES)
 def test_store_follows_the_model(name):
-    follow(name, 0, 12_600)  # in 8 cases: 10^5 key events
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name not in QUICK])
-def test_store_follows_the_model_in_the_other_cases(name):
-    follow(name, 1, 12_600)
+    follow(name, 0, 12_600)  # in all cases together 2 * 10^5 key events
