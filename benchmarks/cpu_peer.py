@@ -3,8 +3,9 @@
     pip install -e '.[peer]'
     python benchmarks/cpu_peer.py [--out results.json]
 
-Ours: admit with eviction and gather, then row-wise Adagrad and scores, each jitted and
-donated, in a tenth of the bytes; once in chunks of 16 values, once in whole vectors.
+Ours: admit with filter and eviction and gather, then row-wise Adagrad and scores, each
+jitted and donated, in a tenth of the bytes; once in chunks of 16 values, once in whole
+vectors.
 Theirs: forward, backward and row-wise Adagrad of FBGEMM's CPU table-batched embedding
 without pooling, over tables that hold every id. 26 features x 2,048 examples, D = 64,
 Zipf ids, the same fresh ids and the same gradients for all, one process, as many
@@ -41,10 +42,11 @@ LEARNING_RATE, EPS = 0.05, 1e-8
 INITIAL_SCALE = 0.01
 CHUNK_DIMS = (16, 64)
 BUDGET_SHARE = 10  # our bytes are theirs divided by this
+FILTER_SHARE = 0.01
 PRUNE_INTERVAL = 100
 # Worker threads spin for a while after their work is done: wait, before the next's.
 PAUSE_SECONDS = 0.01
-COUNTERS = ("hits", "admitted", "evicted", "failed")
+COUNTERS = ("hits", "admitted", "evicted", "filtered", "failed")
 
 
 class Peer:
@@ -115,6 +117,7 @@ class Ours:
             num_tables=NUM_TABLES,
             id_bits=32,
             ranking="lengths",
+            filter_share=FILTER_SHARE,
             initial_scale=INITIAL_SCALE,
         )
         self.name = f"chunks of {chunk_dim}"

@@ -1,13 +1,17 @@
-"""The results table: methods and sizes on a data set.
+r"""The results table: methods and sizes on a data set.
 
     python benchmarks/quality_table.py --data criteo --path FILE [--out results.json]
     python benchmarks/quality_table.py --data movielens --path FOLDER
+    python benchmarks/quality_table.py --data criteo --path FILE \
+        --set compression=10 fallback=shared --vary shared_share=0.02,0.1,0.5
 
 Runs `fiited train` in process for every method, size and seed, with the command's
-defaults, and prints mean and standard deviation over seeds as a Markdown table.
+defaults, and prints mean and standard deviation over seeds as a Markdown table; or,
+with `--vary`, for every value of an option of the command.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -21,6 +25,7 @@ METHODS = ("small_dim", "hash", "fiited")
 SIZES = {"criteo": (2.0, 10.0, 50.0), "movielens": (2.0, 4.0)}
 # One chunk per vector: whole rows compete.
 ROWS = {"method": "fiited", "chunk_dim": 16}
+OPTIONS = {field.name for field in dataclasses.fields(training.TrainOptions)}
 
 
 def cells(data: str) -> list[dict[str, Any]]:
@@ -67,7 +72,9 @@ def measure(data: str, path: Path, seeds: int, fields: dict[str, Any]) -> dict:
 def row(result: dict[str, Any]) -> str:
     """Format a line of the Markdown table."""
     size = f"{result['compression']:g}x" if "compression" in result else "-"
-    method = result["method"] + (", rows" if "chunk_dim" in result else "")
+    method = result.get("method", "fiited")
+    others = [name for name in result if name in OPTIONS - {"method", "compression"}]
+    method += "".join(f", {name} {result[name]}" for name in others)
     if "refused" in result:
         return f"| {method} | {size} | does not fit | | | | |"
     return (
@@ -79,6 +86,23 @@ def row(result: dict[str, Any]) -> str:
     )
 
 
+def setting(text: str) -> tuple[str, list[Any]]:
+    """Read an option and its values, `name=1,2` or `name=word`."""
+    name, _, values = text.partition("=")
+    if name not in OPTIONS or not values:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=VALUE with an option of fiited train, got {text!r}"
+        )
+
+    def read(value: str) -> Any:
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+
+    return name, [read(value) for value in values.split(",")]
+
+
 def main() -> None:
     """Run all cells, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -86,11 +110,18 @@ def main() -> None:
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--set", type=setting, nargs="*", default=[])
+    parser.add_argument("--vary", type=setting)
     arguments = parser.parse_args()
+    lines = cells(arguments.data)
+    if arguments.vary or arguments.set:
+        fixed = {name: values[0] for name, values in arguments.set}
+        name, values = arguments.vary or arguments.set[0]
+        lines = [{**fixed, name: value} for value in values]
     print("| method | size | AUC | log loss | all-in ratio | values ratio | metadata |")
     print("|---|---|---|---|---|---|---|")
     results = []
-    for fields in cells(arguments.data):
+    for fields in lines:
         results.append(measure(arguments.data, arguments.path, arguments.seeds, fields))
         print(row(results[-1]), flush=True)
     if arguments.out:

@@ -1,12 +1,14 @@
 """Admission: entries and first frames for new keys, in place of colder ones."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .arena import allot, frames_used
+from .bidding import lanes_of_rows, rank_of
 from .chunk_pool import write_fresh
 from .config import EmbeddingConfig
 from .doorkeeper import recognize
@@ -16,9 +18,17 @@ from .keys import Keys
 from .page_table import NO_TABLE, place, probe, replace_entries
 from .shared_pool import fresh_values
 from .sparse_optim import SparseOptimizer
-from .state import NO_ENTRY, NULL_FRAME, EmbeddingState
+from .state import (
+    NO_ENTRY,
+    NULL_FRAME,
+    ChunkPool,
+    EmbeddingState,
+    PageTable,
+)
 
 __all__ = ["AdmitInfo", "admit"]
+
+_BLOCKS = 16
 
 
 class AdmitInfo(NamedTuple):
@@ -70,18 +80,10 @@ def admit(
     placed, is_new = place(state.pages, keys, tables, waiting, found, limit, num_ways)
     entries = jnp.where(is_hit, found, placed)
     new_entries = jnp.where(is_new, entries, NO_ENTRY)
-    arena, start, count = allot(state, new_entries, config)
-    pages, old_keys, old_tables = replace_entries(
-        state.pages, new_entries, keys, tables, start, first_chunks(count, config)
-    )
-    is_evicted = is_new & (old_tables != NO_TABLE)
-
-    pool = state.pool
-    for chunk in range(config.initial_chunks):
-        chunks = jnp.full_like(tables, chunk)
-        values = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
-        frames = jnp.where(chunk < count, start + chunk, NULL_FRAME)
-        pool = write_fresh(pool, frames, values, optimizer)
+    arena, start, count = allot(state, new_entries, tables, config)
+    new = _NewKeys(new_entries, keys, tables, start, count)
+    pages, pool, evicted = _write_new(state, new, is_new, config, optimizer)
+    is_evicted = is_new & (evicted.tables != NO_TABLE)
 
     num_hits = jnp.sum(is_hit, dtype=jnp.int32)
     is_filtered = waiting & (entries == NO_ENTRY) & (limit < jnp.inf)
@@ -93,14 +95,106 @@ def admit(
         filtered=jnp.sum(is_filtered, dtype=jnp.int32),
         failed=jnp.sum(lookups.mask.reshape(-1) & (entries == NO_ENTRY) & ~is_filtered),
         frames_used=frames_used(arena),
-        evicted_keys=old_keys,
-        evicted_tables=old_tables,
+        evicted_keys=evicted.keys,
+        evicted_tables=evicted.tables,
         evicted_mask=is_evicted,
     )
     new_state = dataclasses.replace(
         state, pages=pages, pool=pool, arena=arena, doorkeeper=memory
     )
     return new_state, make_handle(lookups, entries), info
+
+
+class _NewKeys(NamedTuple):
+    """Keys that get an entry, by lane.
+
+    Attributes:
+      entries: `i32[N]`, `NO_ENTRY` for lanes that are not new.
+      keys: words `u32[N]`.
+      tables: `i32[N]`.
+      start: `i32[N]` first frames of their runs.
+      count: `i32[N]` frames of their runs.
+    """
+
+    entries: jax.Array
+    keys: Keys
+    tables: jax.Array
+    start: jax.Array
+    count: jax.Array
+
+
+class _Evicted(NamedTuple):
+    """The keys that entries tracked before, by the lane of their successor."""
+
+    keys: Keys  # words u32[N]
+    tables: jax.Array  # i32[N], NO_TABLE for none
+
+
+def _write_new(
+    state: EmbeddingState,
+    new: _NewKeys,
+    is_new: jax.Array,
+    config: EmbeddingConfig,
+    optimizer: SparseOptimizer,
+) -> tuple[PageTable, ChunkPool, _Evicted]:
+    """Write the entries and first frames of new keys.
+
+    New keys are often few against lanes: only so many blocks of them are worked on.
+
+    Args:
+      state: the state.
+      new: the keys.
+      is_new: `bool[N]`, false for the lanes of `new` that are not.
+      config: sizes and rules.
+      optimizer: the store's optimizer.
+
+    Returns:
+      The page table, the pool and who was evicted.
+    """
+    num_lanes = is_new.size
+    nobody = _Evicted(
+        Keys(*(jnp.zeros_like(word) for word in new.keys)),
+        jnp.full_like(new.tables, NO_TABLE),
+    )
+    if not num_lanes:
+        return state.pages, state.pool, nobody
+    rank, num_new = rank_of(is_new)
+    block = max(-(-num_lanes // _BLOCKS), 1)
+    lanes_by_row = lanes_of_rows(rank, is_new, block * _BLOCKS)
+    initial = lax.iota(jnp.int32, config.initial_chunks)[None, :]
+
+    def write_block(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, pages, pool, evicted = carry
+        lanes = lax.dynamic_slice_in_dim(lanes_by_row, number * block, block)
+        is_row = number * block + lax.iota(jnp.int32, block) < num_new
+        part = jax.tree.map(lambda column: column[lanes], new)
+        extent = first_chunks(part.count, config)
+        at = jnp.where(is_row, part.entries, NO_ENTRY)
+        pages, old_keys, old_tables = replace_entries(
+            pages, at, part.keys, part.tables, part.start, extent
+        )
+        is_given = is_row[:, None] & (initial < part.count[:, None])
+        frames = jnp.where(is_given, part.start[:, None] + initial, NULL_FRAME)
+        chunks = jnp.broadcast_to(initial, frames.shape).reshape(-1)
+        keys, tables = jax.tree.map(
+            lambda column: jnp.repeat(column, config.initial_chunks),
+            (part.keys, part.tables),
+        )
+        values = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
+        pool = write_fresh(pool, frames.reshape(-1), values, optimizer)
+        at = jnp.where(is_row, lanes, num_lanes)
+        evicted = jax.tree.map(
+            lambda column, old: column.at[at].set(old, mode="drop"),
+            evicted,
+            _Evicted(old_keys, old_tables),
+        )
+        return number + 1, pages, pool, evicted
+
+    start = (jnp.int32(0), state.pages, state.pool, nobody)
+    _, pages, pool, evicted = lax.while_loop(
+        lambda carry: carry[0] * block < num_new, write_block, start
+    )
+    return pages, pool, evicted
 
 
 def _filter_limit(state: EmbeddingState, config: EmbeddingConfig) -> jax.Array:

@@ -8,31 +8,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from pallas_kernels import gather_chunks, scatter_chunks
 
 from .keys import Keys, hash_words
+from .precision import from_stored, round_nearest, round_stochastic, to_stored
 from .sizes import pool_line_shape
 from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool
+from .utility import rounding_salt
 
 __all__ = [
     "init_pool",
     "initial_values",
+    "is_rounded",
     "read_frames",
+    "read_values",
     "update_frames",
     "write_frames",
     "write_fresh",
 ]
 
 
-def init_pool(num_frames: int, chunk_dim: int, optimizer: SparseOptimizer) -> ChunkPool:
+def init_pool(
+    num_frames: int,
+    chunk_dim: int,
+    optimizer: SparseOptimizer,
+    dtype: DTypeLike = jnp.float32,
+) -> ChunkPool:
     """Allocate a pool of zeros with fresh optimizer state.
 
     Args:
       num_frames: P, the null frame included.
       chunk_dim: C, values per frame.
       optimizer: whose slots are allocated.
+      dtype: how values are stored, see `fiited_jax.precision`.
 
     Returns:
       A `ChunkPool`.
@@ -42,7 +53,7 @@ def init_pool(num_frames: int, chunk_dim: int, optimizer: SparseOptimizer) -> Ch
     # A copy: slots that are the parameters themselves must not share their buffer.
     slots = jax.tree.map(jnp.array, optimizer.init(values.reshape(-1, chunk_dim)))
     return ChunkPool(
-        values=values,
+        values=values.astype(dtype),
         slots=jax.tree.map(
             lambda leaf: (
                 leaf[:num_frames] if leaf.ndim == 1 else leaf.reshape(lines, lanes)
@@ -82,6 +93,16 @@ def initial_values(
     return unit * scale
 
 
+def is_rounded(pool: ChunkPool) -> bool:
+    """Tell whether the pool holds less than float32."""
+    return pool.values.dtype != jnp.float32
+
+
+def read_values(pool: ChunkPool, frames: jax.Array, chunk_dim: int) -> jax.Array:
+    """Gather the values of frames `i32[...]`, `f32[..., C]`."""
+    return from_stored(gather_chunks(pool.values, frames, chunk_dim))
+
+
 def read_frames(
     pool: ChunkPool, frames: jax.Array, chunk_dim: int
 ) -> tuple[jax.Array, Any]:
@@ -101,7 +122,7 @@ def read_frames(
             return gather_chunks(leaf, frames, 1)[:, 0]
         return gather_chunks(leaf, frames, chunk_dim)
 
-    values = gather_chunks(pool.values, frames, chunk_dim)
+    values = read_values(pool, frames, chunk_dim)
     return values, jax.tree.map(read_slot, pool.slots)
 
 
@@ -113,7 +134,7 @@ def write_frames(
     Args:
       pool: the pool.
       frames: `i32[n]` distinct; `NULL_FRAME` writes nothing.
-      values: `f32[n, C]`.
+      values: `f32[n, C]`, rounded to what the pool holds.
       slots: as `read_frames` returns them.
 
     Returns:
@@ -124,7 +145,9 @@ def write_frames(
         return scatter_chunks(leaf, frames, new[:, None] if leaf.ndim == 1 else new)
 
     return ChunkPool(
-        values=scatter_chunks(pool.values, frames, values),
+        values=scatter_chunks(
+            pool.values, frames, to_stored(values, pool.values.dtype)
+        ),
         slots=jax.tree.map(write_slot, pool.slots, slots),
     )
 
@@ -143,6 +166,8 @@ def write_fresh(
     Returns:
       The pool, updated.
     """
+    if is_rounded(pool):
+        values = round_nearest(values)
     return write_frames(pool, frames, values, optimizer.init(values))
 
 
@@ -171,6 +196,13 @@ def update_frames(
     """
     values, slots = read_frames(pool, frames, grads.shape[-1])
     values, slots = optimizer.update(grads, slots, values, step=step, scale=scale)
+    if is_rounded(pool):
+        chunk_dim = grads.shape[-1]
+        columns = lax.iota(jnp.int32, chunk_dim)[None, :]
+        places = frames[:, None] * chunk_dim + columns
+        # A pool of 16 bits comes from a store, which counts its steps.
+        noise = rounding_salt(jnp.asarray(step), places, purpose=2)
+        values = round_stochastic(values, noise)
     is_sound = jnp.all(jnp.isfinite(values), axis=-1)
     for slot in jax.tree.leaves(slots):
         is_sound &= jnp.all(jnp.isfinite(slot), axis=tuple(range(1, slot.ndim)))

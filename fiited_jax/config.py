@@ -1,7 +1,6 @@
 """The static description of an embedding store."""
 
 import dataclasses
-import math
 from collections.abc import Hashable
 from typing import Any, Literal
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from . import scorers
 from .scorers import Scorer
-from .sizes import LANES, frames_bytes, frames_within, parse_bytes
+from .sizes import FrameKind, fit_sizes, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
 
 __all__ = ["EmbeddingConfig"]
@@ -22,8 +21,7 @@ _FIXED_BYTES = 7 * _WORD_BYTES
 _MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
 # Ranked by length, many short vectors are worth more than fewer long ones.
 _MEAN_LENGTH = {"lengths": 0.11, "chunks": 1 / 2}
-# A page table this much larger than its keys evicts next to none of them.
-_ENTRIES_PER_ID = 1.25
+_VALUE_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +34,15 @@ class EmbeddingConfig:
       num_entries: M, keys that can be tracked; a multiple of `num_ways`.
       num_frames: P, frames of the pool; frame 0 is the null frame.
       num_tables: tables that share the store.
+      table_dims: values per vector of each table, multiples of `chunk_dim` up to
+        `embedding_dim`; vectors read zeros behind them, and what comes there as
+        gradient is ignored. `None`: all have `embedding_dim`.
+      table_floors: share of `target_frames` that the best chunks of each table get
+        first, whatever those of other tables are worth; `None` for none. Every floor
+        above 0 costs `prune_step` one more ranking.
+      value_dtype: how values are stored, `"float32"` or `"bfloat16"`: half the bytes,
+        rounded stochastically by every update; see `fiited_jax.precision`. Optimizer
+        state is not rounded.
       id_bits: 32 or 64; with 32, ids of `fj.Keys` with a high word are not admitted.
       num_ways: W, entries per bucket of the page table.
       scorer: `score(stats) -> f32[N, U]`, see `fiited_jax.scorers`.
@@ -73,6 +80,9 @@ class EmbeddingConfig:
     num_entries: int
     num_frames: int
     num_tables: int = 1
+    table_dims: tuple[int, ...] | None = None
+    table_floors: tuple[float, ...] | None = None
+    value_dtype: Literal["float32", "bfloat16"] = "float32"
     num_ways: int = 16
     id_bits: int = 64
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
@@ -117,6 +127,12 @@ class EmbeddingConfig:
                 raise ValueError(
                     f"{name} must be below 2^31 on one device, got {count}"
                 )
+        self._check_table_rules()
+        if self.value_dtype not in _VALUE_DTYPES:
+            raise ValueError(
+                f"value_dtype must be one of {', '.join(map(repr, _VALUE_DTYPES))}, "
+                f"got {self.value_dtype!r}"
+            )
         _check_int("initial_chunks", self.initial_chunks, 0)
         if self.initial_chunks > self.num_chunks:
             raise ValueError(
@@ -172,10 +188,47 @@ class EmbeddingConfig:
                     f"{name} must be a share in [0, 1), got {getattr(self, name)}"
                 )
 
+    def _check_table_rules(self) -> None:
+        """Check what is given per table."""
+        for name in ("table_dims", "table_floors"):
+            rules = getattr(self, name)
+            if rules is None:
+                continue
+            if not isinstance(rules, tuple):
+                raise TypeError(f"{name} must be a tuple or None, got {rules!r}")
+            if len(rules) != self.num_tables:
+                raise ValueError(
+                    f"{name} must have num_tables={self.num_tables} elements, "
+                    f"got {len(rules)}"
+                )
+        for table, dim in enumerate(self.table_dims or ()):
+            name = f"table_dims[{table}]"
+            _check_int(name, dim, 1)
+            if dim % self.chunk_dim or dim > self.embedding_dim:
+                raise ValueError(
+                    f"{name} must be a multiple of chunk_dim={self.chunk_dim} up to "
+                    f"embedding_dim={self.embedding_dim}, got {dim}"
+                )
+        for table, share in enumerate(self.table_floors or ()):
+            name = f"table_floors[{table}]"
+            if not isinstance(share, int | float) or isinstance(share, bool):
+                raise TypeError(f"{name} must be a number, got {share!r}")
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be a share in [0, 1], got {share}")
+        if sum(self.table_floors or ()) > 1 + 1e-9:
+            raise ValueError(
+                "table_floors must be shares that come to at most 1, come to "
+                f"{sum(self.table_floors or ())}"
+            )
+
     @property
     def num_chunks(self) -> int:
         """K, chunks per vector."""
         return self.embedding_dim // self.chunk_dim
+
+    def dim_of(self, table: int) -> int:
+        """Values per vector of a table."""
+        return self.embedding_dim if self.table_dims is None else self.table_dims[table]
 
     @property
     def num_utilities(self) -> int:
@@ -199,6 +252,11 @@ class EmbeddingConfig:
         if self.ranking == "lengths":
             return np.min_scalar_type(self.num_chunks)
         return np.min_scalar_type((1 << self.num_chunks) - 1)
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        """Holds a value, or its bits; see `fiited_jax.precision`."""
+        return _VALUE_DTYPES[self.value_dtype]
 
     @property
     def entry_bytes(self) -> int:
@@ -257,8 +315,8 @@ class EmbeddingConfig:
           from 1 MiB up, unless `num_ids` keys do not need so much.
 
         Raises:
-          ValueError: on a budget too small for one bucket and one frame, with the
-            smallest that is not.
+          ValueError: on a budget too small for one bucket and one frame, with one
+            that is not.
           TypeError: on an optimizer that is not a `SparseOptimizer`.
 
         >>> from fiited_jax import sparse_optim
@@ -288,6 +346,11 @@ class EmbeddingConfig:
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
         is_shared = fields.get("fallback") == "shared"
+        if is_shared and filter_share + shared_share >= 1:
+            raise ValueError(
+                "filter_share and shared_share must leave a part of the budget, got "
+                f"{filter_share} and {shared_share}"
+            )
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(
             embedding_dim=embedding_dim,
@@ -300,13 +363,6 @@ class EmbeddingConfig:
         )
         specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
-        filter_slots, num_shared = int(num_bytes * filter_share), 0
-        if is_shared:
-            shared_bytes = int(num_bytes * shared_share)
-            held = frames_within(shared_bytes, chunk_dim, specs) - 1
-            num_shared = max(held // num_chunks, 1)
-            num_bytes -= frames_bytes(num_shared * num_chunks + 1, chunk_dim, specs)
-        num_bytes -= filter_slots
         if frames_per_entry is None:
             share = _MEAN_LENGTH[probe.ranking]
             frames_per_entry = min(max(share * num_chunks, 1), num_chunks)
@@ -322,34 +378,45 @@ class EmbeddingConfig:
             raise ValueError(
                 f"frames_per_entry must be in (0, {num_chunks}], got {frames_per_entry}"
             )
-        bucket_bytes = num_ways * probe.entry_bytes
-        smallest = bucket_bytes + _FIXED_BYTES + frames_bytes(2, chunk_dim, specs)
-        if num_bytes < smallest:
+        kind = FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs)
+
+        def parts(total: int) -> tuple[int, int, int]:
+            """Slots of the filter, shared vectors, and what is left of `total`."""
+            filter_slots, num_shared = int(total * filter_share), 0
+            left = total - filter_slots - _FIXED_BYTES
+            if is_shared:
+                held = kind.most_within(int(total * shared_share)) - 1
+                num_shared = max(held // num_chunks, 1)
+                left -= kind.bytes_of(num_shared * num_chunks + 1)
+            return filter_slots, num_shared, left
+
+        smallest = num_ways * probe.entry_bytes + kind.bytes_of(2)
+        filter_slots, num_shared, left = parts(num_bytes)
+        if left < smallest:
+            too_few, enough = num_bytes, 2 * num_bytes
+            while parts(enough)[2] < smallest:
+                too_few, enough = enough, 2 * enough
+            while enough - too_few > 1:
+                middle = (too_few + enough) // 2
+                suffices = parts(middle)[2] >= smallest
+                too_few, enough = (too_few, middle) if suffices else (middle, enough)
             raise ValueError(
-                f"budget must hold one bucket of {num_ways} entries and one frame, "
-                f"{smallest} bytes beside filter_share and shared_share; got "
-                f"{parse_bytes(budget)}, of which {num_bytes} are left for them"
+                f"budget must hold one bucket of {num_ways} entries and one frame "
+                f"beside the shares of filter and shared pool, as {enough} bytes do; "
+                f"got {num_bytes}"
             )
-        frame_bytes = frames_bytes(LANES, chunk_dim, specs) / LANES
-        mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
-        most_buckets = (num_bytes - smallest) // bucket_bytes + 1
-        num_buckets = int((num_bytes - _FIXED_BYTES) / mean_bucket)
-        num_buckets = min(max(num_buckets, 1), most_buckets)
-        most_buckets = num_bytes
-        if num_ids is not None:
-            needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
-            num_buckets, most_buckets = min(num_buckets, needed), 4 * needed
-        left = num_bytes - _FIXED_BYTES - num_buckets * bucket_bytes
-        num_frames = frames_within(left, chunk_dim, specs)
-        if num_ids is not None:  # frames for every chunk of every entry will do
-            most_frames = num_buckets * num_ways * num_chunks / (1 - probe.headroom)
-            num_frames = min(num_frames, math.ceil(most_frames) + 2)
-        # What a whole frame does not fill still holds buckets.
-        left -= frames_bytes(num_frames, chunk_dim, specs)
-        num_buckets = min(num_buckets + left // bucket_bytes, most_buckets)
+        num_entries, num_frames = fit_sizes(
+            left,
+            kind,
+            num_ways=num_ways,
+            entry_bytes=probe.entry_bytes,
+            frames_per_entry=frames_per_entry,
+            most_chunks=num_chunks / (1 - probe.headroom),
+            num_ids=num_ids,
+        )
         return dataclasses.replace(
             probe,
-            num_entries=num_buckets * num_ways,
+            num_entries=num_entries,
             num_frames=num_frames,
             filter_slots=filter_slots,
             num_shared=num_shared,

@@ -16,6 +16,7 @@ __all__ = [
     "Rows",
     "by_table",
     "check_tables",
+    "padded",
     "read_rows",
     "rows_per_block",
 ]
@@ -49,11 +50,17 @@ def rows_per_block(config: EmbeddingConfig) -> int:
     return max(_BLOCK_VALUES // config.embedding_dim, 1)
 
 
+def padded(rows: np.ndarray, config: EmbeddingConfig) -> np.ndarray:
+    """Return rows of a table `[n, dim]` as vectors `[n, D]`, zeros behind them."""
+    return np.pad(rows, ((0, 0), (0, config.embedding_dim - rows.shape[1])))
+
+
 def check_tables(tables: PerTable, config: EmbeddingConfig) -> dict[int, np.ndarray]:
     """Bring tables to the host, by number, lowest first.
 
     Args:
-      tables: a sequence or a dict of `[num_rows, D]` arrays.
+      tables: a sequence or a dict of `[num_rows, D]` arrays; D of the table, with
+        `config.table_dims`.
       config: sizes and rules.
 
     Returns:
@@ -77,10 +84,12 @@ def check_tables(tables: PerTable, config: EmbeddingConfig) -> dict[int, np.ndar
                 f"{name} must be float32, bfloat16 or float16, which the store holds "
                 f"exactly; got {dtype}: convert with .astype('float32')"
             )
-        if array.ndim != 2 or array.shape[1] != config.embedding_dim:
+        dim = config.dim_of(number)
+        if array.ndim != 2 or array.shape[1] != dim:
+            rule = "embedding_dim" if config.table_dims is None else "table_dims"
             raise ValueError(
-                f"{name} must have shape [num_rows, {config.embedding_dim}], the "
-                f"embedding_dim of the config; got {array.shape}"
+                f"{name} must have shape [num_rows, {dim}], the {rule} of the config; "
+                f"got {array.shape}"
             )
         dense[number] = np.asarray(array)
     return dense
@@ -153,7 +162,9 @@ def read_rows(
         worth = np.sqrt(squares, out=squares)
         if number in utilities:
             name = f"utilities[{number}]"
-            worth = _utility_of(name, utilities[number], num_rows, config)
+            num_chunks = array.shape[1] // config.chunk_dim
+            shape = (num_rows, num_chunks)
+            worth = _utility_of(name, utilities[number], shape, config)
         worth = np.minimum(worth, MAX_UTILITY).astype(np.float32)
         table, row = np.full(num_rows, number, np.int32), np.arange(num_rows)
         for column, new in zip(columns, (*words, table, row, worth), strict=True):
@@ -168,7 +179,7 @@ def _squares(name: str, array: np.ndarray, config: EmbeddingConfig) -> np.ndarra
     for begin in range(0, len(array), block):
         part = slice(begin, begin + block)
         # Wide: squares of float32 are finite. In one order: sums have the same bits.
-        wide = np.square(array[part].astype(np.float64, order="C"))
+        wide = np.square(padded(array[part].astype(np.float64, order="C"), config))
         squares[part] = wide.reshape(len(wide), config.num_utilities, -1).sum(axis=-1)
     is_bad = ~np.isfinite(squares).all(axis=1)
     if is_bad.any():
@@ -181,29 +192,32 @@ def _squares(name: str, array: np.ndarray, config: EmbeddingConfig) -> np.ndarra
 
 
 def _utility_of(
-    name: str, given: Any, num_rows: int, config: EmbeddingConfig
+    name: str, given: Any, shape: tuple[int, int], config: EmbeddingConfig
 ) -> np.ndarray:
-    """Given utilities, `f64[num_rows, U]`."""
+    """Given utilities of so many rows and chunks, `f64[num_rows, U]`."""
     dtype = _dtype_of(name, given)
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise TypeError(f"{name} must be numbers, got {dtype}")
-    shapes: list[tuple[int, ...]] = [(num_rows,)]
+    shapes: list[tuple[int, ...]] = [shape[:1]]
     if config.ranking == "chunks":
-        shapes.append((num_rows, config.num_chunks))
+        shapes.append(shape)
     if given.shape not in shapes:
         allowed = " or ".join(map(str, shapes))
         raise ValueError(
             f"{name} must have shape {allowed} with ranking={config.ranking!r}, "
             f"got {given.shape}"
         )
-    wide = np.asarray(given).astype(np.float64).reshape(num_rows, -1)
+    wide = np.asarray(given).astype(np.float64).reshape(shape[0], -1)
     is_bad = ~((wide >= 0) & np.isfinite(wide)).all(axis=1)
     if is_bad.any():
         row = int(np.argmax(is_bad))
         raise ValueError(
             f"{name} must be finite and at least 0, row {row} has {wide[row]}"
         )
-    return np.broadcast_to(wide, (num_rows, config.num_utilities))
+    if config.ranking == "chunks":
+        wide = np.broadcast_to(wide, shape)
+        return np.pad(wide, ((0, 0), (0, config.num_chunks - shape[1])))
+    return wide
 
 
 def _words_of(

@@ -12,6 +12,7 @@ from .config import EmbeddingConfig
 from .extent import frames_of_entries
 from .page_table import NO_TABLE, buckets_of, read_keys
 from .state import NULL_FRAME, EmbeddingState
+from .table_rules import allowed_chunks
 from .utility import MAX_UTILITY, PINNED, decode
 
 __all__ = ["check_invariants"]
@@ -44,6 +45,7 @@ class _View(NamedTuple):
     extent: Any  # [M]
     start: Any  # i32[M]
     frames: Any  # i32[M, K]
+    allowed: Any  # i32[M], chunks that the table allows
     utility: Any  # f32[M, U]
     null_frames: Any  # of f32[1, C]
 
@@ -60,6 +62,7 @@ def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
         extent=pages.extent,
         start=pages.start,
         frames=frames_of_entries(pages, entries, config),
+        allowed=allowed_chunks(tables, config),
         utility=decode(pages.utility).reshape(-1, config.num_utilities),
         null_frames=[
             read_frames(pool, null_frame, config.chunk_dim)[0]
@@ -90,6 +93,14 @@ def _check_frames(state: EmbeddingState, view: _View, config: EmbeddingConfig) -
         entry = int(np.argmax(extent > largest))
         raise ValueError(
             f"extents must be at most {largest}, entry {entry} has {extent[entry]}"
+        )
+    beyond = view.frames != NULL_FRAME
+    beyond &= np.arange(config.num_chunks) >= view.allowed[:, None]
+    if np.any(beyond):
+        entry = int(np.argmax(beyond.any(axis=1)))
+        raise ValueError(
+            f"entries of table {view.tables[entry]} must have at most its "
+            f"{view.allowed[entry]} chunks, entry {entry} has extent {extent[entry]}"
         )
     owned = view.frames[view.frames != NULL_FRAME]
     bad = owned[(owned < 0) | (owned >= next_frame)]
@@ -154,6 +165,8 @@ def _check_utilities(
             f"utilities must be at most {MAX_UTILITY}, entry {entry} has "
             f"{utility[entry]}"
         )
+    if not float(state.threshold) >= 0:
+        raise ValueError(f"threshold must be at least 0, got {state.threshold}")
     decayed_at, step = int(state.decayed_at), int(state.step)
     if not 0 <= decayed_at <= step:
         raise ValueError(f"decayed_at must be in [0, {step}], got {decayed_at}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -132,27 +133,42 @@ class MemoryReport:
         return "\n".join(f"{name:<24} {value:>16}" for name, value in rows)
 
     def against_dense(
-        self, num_ids: int, embedding_dim: int, optimizer: SparseOptimizer
+        self,
+        num_ids: int | Sequence[int],
+        embedding_dim: int | Sequence[int],
+        optimizer: SparseOptimizer,
     ) -> "MemoryReport":
-        """Return the report, compared with a dense table.
+        """Return the report, compared with dense tables.
 
         Args:
-          num_ids: rows of the table, distinct (table, id) pairs.
-          embedding_dim: D, values per row.
+          num_ids: rows, distinct (table, id) pairs; one number for all tables
+            together, or one per table.
+          embedding_dim: D, values per row; one number, or one per table.
           optimizer: applied to whole rows.
 
         Returns:
           A `MemoryReport` with `dense_bytes`.
 
         Raises:
-          ValueError: if `num_ids` is not positive.
+          ValueError: if there are no rows, or one number for all stands beside
+            dimensions that differ.
         """
-        if num_ids < 1:
+        rows = [num_ids] if isinstance(num_ids, int | np.integer) else list(num_ids)
+        dims = [embedding_dim] if isinstance(embedding_dim, int) else [*embedding_dim]
+        if len(set(dims)) == 1:
+            dims = dims[:1] * len(rows)
+        if len(rows) != len(dims):
+            raise ValueError(
+                f"num_ids must be given for each of {len(dims)} tables, whose "
+                f"dimensions differ; got {num_ids}"
+            )
+        if min(rows, default=0) < 0 or sum(rows) < 1:
             raise ValueError(f"num_ids must be at least 1, got {num_ids}")
+        pairs = list(zip(rows, dims, strict=True))
         return dataclasses.replace(
             self,
-            dense_bytes=dense_bytes(num_ids, embedding_dim, optimizer),
-            dense_values_bytes=4 * num_ids * embedding_dim,
+            dense_bytes=sum(dense_bytes(n, dim, optimizer) for n, dim in pairs),
+            dense_values_bytes=sum(4 * n * dim for n, dim in pairs),
         )
 
 

@@ -50,6 +50,7 @@ def init_page_table(config: EmbeddingConfig) -> PageTable:
         extent=jnp.zeros(size, config.extent_dtype),
         start=jnp.full(size, NULL_FRAME, jnp.int32),
         utility=jnp.zeros(size * config.num_utilities, jnp.uint16),
+        num_ways=config.num_ways,
     )
 
 

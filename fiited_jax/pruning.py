@@ -1,7 +1,7 @@
 """The prune step: rank all tracked chunks and move frames from losers to winners."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from .extent import (
 from .relocation import plan_layout, relocate
 from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState, FrameArena, PageTable
-from .utility import decay_factor, decode, encode, rounding_salt, select_top
+from .table_rules import allowed_chunks
+from .utility import Bounds, decay_factor, decode, encode, rounding_salt, select_top
 
 __all__ = ["PruneInfo", "choose_extents", "prune_step"]
 
@@ -109,12 +110,51 @@ def choose_extents(
     owned = num_present(pages.extent, config)
     if config.ranking == "chunks":  # a candidate for itself
         owned = present_chunks(pages.extent, config).reshape(-1).astype(jnp.int32)
-    count, threshold = select_top(
-        pages.utility, owned, config.priority_weights, config.target_frames
-    )
+    if config.table_dims is None and config.table_floors is None:
+        count, threshold = select_top(
+            pages.utility, owned, config.priority_weights, config.target_frames
+        )
+    else:
+        count, threshold = _select_by_table(pages, owned, config)
     if config.ranking == "chunks":
         return extent_of(count.reshape(-1, config.num_chunks) > 0, config), threshold
     return first_chunks(count, config), threshold
+
+
+def _select_by_table(
+    pages: PageTable, owned: jax.Array, config: EmbeddingConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Choose as `select_top` does, within the rules of the tables.
+
+    Every table first gets the best of its own, up to its floor; then all compete for
+    what is left.
+    """
+    tables = pages.owner.astype(jnp.int32) - 1
+    limit = allowed_chunks(tables, config)
+    if config.ranking == "chunks":
+        chunks = lax.iota(jnp.int32, config.num_chunks)[None, :]
+        limit = (chunks < limit[:, None]).reshape(-1).astype(jnp.int32)
+        tables = jnp.repeat(tables, config.num_chunks)
+    owned = jnp.minimum(owned, limit)
+    target, weights = config.target_frames, config.priority_weights
+
+    def reserve(chosen: jax.Array, rule: tuple[jax.Array, jax.Array]) -> Any:
+        table, floor = rule
+        of_table = jnp.where(tables == table, limit, 0)
+        bounds = Bounds(jnp.zeros_like(limit), of_table)
+        count, _ = select_top(pages.utility, owned, weights, floor, bounds)
+        return chosen + count, None
+
+    floors = [int(share * target) for share in config.table_floors or ()]
+    rules = [(table, floor) for table, floor in enumerate(floors) if floor]
+    reserved = jnp.zeros_like(limit)
+    if rules:
+        columns = jnp.asarray(rules, jnp.int32).T
+        reserved, _ = lax.scan(reserve, reserved, (columns[0], columns[1]))
+    left = target - jnp.sum(reserved, dtype=jnp.int32)
+    bounds = Bounds(reserved, limit)
+    count, threshold = select_top(pages.utility, owned, weights, left, bounds)
+    return reserved + count, threshold
 
 
 def _decayed(codes: jax.Array, factor: jax.Array, step: jax.Array) -> jax.Array:

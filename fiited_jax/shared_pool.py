@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .chunk_pool import init_pool, initial_values, read_frames, write_fresh
+from .chunk_pool import init_pool, initial_values, read_values, write_fresh
 from .config import EmbeddingConfig
 from .handle import Handle
 from .keys import Keys, hash_words
 from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool
+from .table_rules import allowed_chunks
 
 __all__ = ["fallback_frames", "fresh_values", "init_shared", "shared_frames"]
 
@@ -27,7 +28,7 @@ def init_shared(
     if not config.num_shared:
         return None
     num_frames = config.num_shared * config.num_chunks
-    pool = init_pool(num_frames + 1, config.chunk_dim, optimizer)
+    pool = init_pool(num_frames + 1, config.chunk_dim, optimizer, config.stored_dtype)
     frames = 1 + lax.iota(jnp.int32, num_frames)
     nothing = jnp.zeros_like(frames)
     values = initial_values(
@@ -84,7 +85,7 @@ def fresh_values(
     """
     if shared is not None:
         frames = shared_frames(keys, tables, chunks, config)
-        return read_frames(shared, frames, config.chunk_dim)[0]
+        return read_values(shared, frames, config.chunk_dim)
     return initial_values(
         seed, keys, tables, chunks, config.chunk_dim, config.initial_scale
     )
@@ -101,11 +102,12 @@ def fallback_frames(
       config: sizes and rules.
 
     Returns:
-      `i32[..., K]`, `NULL_FRAME` for chunks that have their own frame, and for padding
-      and tables out of range.
+      `i32[..., K]`, `NULL_FRAME` for chunks that have their own frame or are beyond the
+      table's dimension, and for padding and tables out of range.
     """
     keys = Keys(*(word[..., None] for word in handle.keys))
     chunks = lax.broadcasted_iota(jnp.int32, frames.shape, frames.ndim - 1)
     shared = shared_frames(keys, handle.tables[..., None], chunks, config)
-    stands_in = (frames == NULL_FRAME) & handle.mask[..., None]
+    is_allowed = chunks < allowed_chunks(handle.tables, config)[..., None]
+    stands_in = (frames == NULL_FRAME) & handle.mask[..., None] & is_allowed
     return jnp.where(stands_in, shared, NULL_FRAME)

@@ -1,14 +1,17 @@
-"""Sizes: reading them, and what frames take."""
+"""Sizes: reading them, what frames take, and how to fill a budget."""
 
+import math
 import re
 from decimal import Decimal
+from typing import NamedTuple
 
 from .sparse_optim import SlotSpec
 
-__all__ = ["LANES", "frames_bytes", "frames_within", "parse_bytes", "pool_line_shape"]
+__all__ = ["LANES", "FrameKind", "fit_sizes", "parse_bytes", "pool_line_shape"]
 
 LANES = 128  # the lane count of a TPU register, and of every line we store
-_VALUE_BYTES = 4
+# A page table this much larger than its keys evicts next to none of them.
+_ENTRIES_PER_ID = 1.25
 
 
 def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
@@ -61,21 +64,77 @@ def parse_bytes(size: int | str) -> int:
     )
 
 
-def frames_bytes(num_frames: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
-    """Bytes of everything that is per frame: values and slots."""
-    lines, lanes = pool_line_shape(num_frames, chunk_dim)
-    total = lines * lanes * _VALUE_BYTES
-    for spec in specs:
-        scale = lines * lanes // chunk_dim if spec.shape else num_frames
-        total += scale * spec.num_bytes
-    return total
+class FrameKind(NamedTuple):
+    """What a frame holds.
+
+    Attributes:
+      chunk_dim: C, values per frame.
+      value_bytes: bytes per value.
+      specs: the optimizer's slots.
+    """
+
+    chunk_dim: int
+    value_bytes: int
+    specs: tuple[SlotSpec, ...]
+
+    def bytes_of(self, num_frames: int) -> int:
+        """Bytes of everything that is per frame: values and slots."""
+        lines, lanes = pool_line_shape(num_frames, self.chunk_dim)
+        total = lines * lanes * self.value_bytes
+        for spec in self.specs:
+            scale = lines * lanes // self.chunk_dim if spec.shape else num_frames
+            total += scale * spec.num_bytes
+        return total
+
+    def most_within(self, num_bytes: int) -> int:
+        """The most frames whose arrays fit `num_bytes`, at least 2."""
+        low, high = 2, max(num_bytes // (self.chunk_dim * self.value_bytes), 3)
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self.bytes_of(middle) <= num_bytes
+            low, high = (middle, high) if fits else (low, middle)
+        return low
 
 
-def frames_within(num_bytes: int, chunk_dim: int, specs: tuple[SlotSpec, ...]) -> int:
-    """The most frames whose arrays fit `num_bytes`."""
-    low, high = 2, max(num_bytes // (chunk_dim * _VALUE_BYTES), 3)
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = frames_bytes(middle, chunk_dim, specs) <= num_bytes
-        low, high = (middle, high) if fits else (low, middle)
-    return low
+def fit_sizes(
+    num_bytes: int,
+    kind: FrameKind,
+    *,
+    num_ways: int,
+    entry_bytes: int,
+    frames_per_entry: float,
+    most_chunks: float,
+    num_ids: int | None,
+) -> tuple[int, int]:
+    """Divide bytes between a page table and a pool.
+
+    Args:
+      num_bytes: what both may take.
+      kind: of the frames.
+      num_ways: W, entries per bucket.
+      entry_bytes: bytes per entry.
+      frames_per_entry: mean frames per tracked key.
+      most_chunks: frames that an entry can use, what is left free for new ones counted.
+      num_ids: keys that there can be, `None` if that is not known.
+
+    Returns:
+      How many entries and frames. At least a bucket and two frames: what is too small
+      for them is for the caller to refuse.
+    """
+    bucket_bytes = num_ways * entry_bytes
+    frame_bytes = kind.bytes_of(LANES) / LANES
+    mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
+    most_buckets = (num_bytes - kind.bytes_of(2)) // bucket_bytes
+    num_buckets = min(max(int(num_bytes / mean_bucket), 1), most_buckets)
+    most_buckets = num_bytes
+    if num_ids is not None:
+        needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
+        num_buckets, most_buckets = min(num_buckets, needed), 4 * needed
+    num_frames = kind.most_within(num_bytes - num_buckets * bucket_bytes)
+    if num_ids is not None:  # frames for every chunk of every entry will do
+        most_frames = math.ceil(num_buckets * num_ways * most_chunks) + 2
+        num_frames = min(num_frames, most_frames)
+    # What a whole frame does not fill still holds buckets.
+    left = num_bytes - num_buckets * bucket_bytes - kind.bytes_of(num_frames)
+    num_buckets = min(num_buckets + left // bucket_bytes, most_buckets)
+    return num_buckets * num_ways, num_frames

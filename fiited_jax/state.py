@@ -46,6 +46,8 @@ class PageTable:
       start: first frame of the run, `NULL_FRAME` if there is none.
       utility: worth of the entry or of each chunk at `EmbeddingState.decayed_at`, coded
         by `fiited_jax.utility.encode`.
+      num_ways: W; no array, but part of the structure: a store of another number of
+        ways would look for keys in the wrong buckets.
     """
 
     key_low: jax.Array  # u32[M]
@@ -54,6 +56,7 @@ class PageTable:
     extent: jax.Array  # u8[M], u16[M] or u32[M]
     start: jax.Array  # i32[M]
     utility: jax.Array  # u16[M * U]
+    num_ways: int = dataclasses.field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -62,11 +65,12 @@ class ChunkPool:
     """The values of all frames and their optimizer state.
 
     Attributes:
-      values: lines of whole chunks, see `sizes.pool_line_shape`.
+      values: lines of whole chunks, see `sizes.pool_line_shape`; of bfloat16 their
+        bits, see `fiited_jax.precision`.
       slots: the optimizer's state; `[C]` leaves are stored as lines, scalars flat.
     """
 
-    values: jax.Array  # f32[L, w], L * w >= P * C
+    values: jax.Array  # f32[L, w] or bits u16[L, w], L * w >= P * C
     slots: Any  # leaves [L, w] or [P]
 
 
@@ -110,8 +114,9 @@ class EmbeddingState:
         that are in no run are counted by `idle`;
       2. no key is tracked twice, and each lies in the bucket it hashes to;
       3. a free entry has no run and no utility;
-      4. `decayed_at` is at most `step`;
-      5. the null frames hold zeros.
+      4. no run is longer than the rules of its table allow;
+      5. `decayed_at` is at most `step`, and `threshold` at least 0;
+      6. the null frames hold zeros.
     """
 
     step: jax.Array  # i32[]

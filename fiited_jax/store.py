@@ -2,23 +2,23 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels import gather_chunks
-
 from . import admission, invariants, memory, pinning, pruning, update
 from .admission import AdmitInfo
 from .arena import init_arena
-from .chunk_pool import init_pool
+from .chunk_pool import init_pool, read_values
 from .config import EmbeddingConfig
 from .extent import frames_of_entries, gather_vectors
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys, canonicalize_ids, canonicalize_tables
 from .memory import MemoryReport
 from .page_table import init_page_table, probe
+from .precision import from_stored
 from .pruning import PruneInfo
 from .shared_pool import fallback_frames, init_shared
 from .sparse_optim import SparseOptimizer
@@ -104,7 +104,12 @@ class EmbeddingStore:
             threshold=jnp.float32(0.0),
             seed=seed,
             pages=init_page_table(config),
-            pool=init_pool(config.num_frames, config.chunk_dim, self.optimizer),
+            pool=init_pool(
+                config.num_frames,
+                config.chunk_dim,
+                self.optimizer,
+                config.stored_dtype,
+            ),
             arena=init_arena(),
             shared=init_shared(seed, config, self.optimizer),
             doorkeeper=(
@@ -178,14 +183,14 @@ class EmbeddingStore:
         """
         self._check_state(state)
         self._check_handle(handle)
-        chunks = gather_vectors(
-            state.pool.values, state.pages, handle.entries, self.config
+        chunks = from_stored(
+            gather_vectors(state.pool.values, state.pages, handle.entries, self.config)
         )
         if state.shared is not None:
             frames = frames_of_entries(state.pages, handle.entries, self.config)
             frames = fallback_frames(handle, frames, self.config)
             # Null frames hold zeros: one of the two is read.
-            chunks += gather_chunks(state.shared.values, frames, self.config.chunk_dim)
+            chunks += read_values(state.shared, frames, self.config.chunk_dim)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
     def lookup(
@@ -326,14 +331,15 @@ class EmbeddingStore:
         return analysis.temp_size_in_bytes
 
     def memory_report(
-        self, state: EmbeddingState, *, num_ids: int | None = None
+        self, state: EmbeddingState, *, num_ids: int | Sequence[int] | None = None
     ) -> MemoryReport:
         """Count the bytes of the live arrays, by component and by table; host side.
 
         Args:
           state: the store's state.
-          num_ids: distinct (table, id) pairs that a dense table would hold; without
-            it there is nothing to compare with.
+          num_ids: distinct (table, id) pairs that dense tables would hold, of all or
+            of each, which `config.table_dims` asks for; without it there is nothing
+            to compare with.
 
         Returns:
           A `MemoryReport`.
@@ -366,8 +372,8 @@ class EmbeddingStore:
         wanted = _state_shapes(self)
         if jax.tree.structure(state) != jax.tree.structure(wanted):
             raise ValueError(
-                "state must be one that this store has made; its optimizer state, or "
-                "the words of its ids, have another structure"
+                "state must be one that this store has made; its optimizer state, the "
+                "words of its ids or its num_ways are others"
             )
         for (path, leaf), shape in zip(
             jax.tree_util.tree_leaves_with_path(state),
@@ -385,10 +391,13 @@ class EmbeddingStore:
         if not isinstance(handle, Handle):
             raise TypeError(f"handle must be a Handle, got {type(handle).__name__}")
 
-    def _against_dense(self, report: MemoryReport, num_ids: int | None) -> MemoryReport:
+    def _against_dense(
+        self, report: MemoryReport, num_ids: int | Sequence[int] | None
+    ) -> MemoryReport:
         if num_ids is None:
             return report
-        return report.against_dense(num_ids, self.config.embedding_dim, self.optimizer)
+        dims = self.config.table_dims or self.config.embedding_dim
+        return report.against_dense(num_ids, dims, self.optimizer)
 
     def _lookups(self, ids: Ids, tables: Tables) -> Lookups:
         keys, mask = canonicalize_ids(ids)
@@ -406,7 +415,10 @@ def _state_shapes(store: EmbeddingStore) -> EmbeddingState:
 
 
 def predict_memory(
-    config: EmbeddingConfig, optimizer: SparseOptimizer, *, num_ids: int | None = None
+    config: EmbeddingConfig,
+    optimizer: SparseOptimizer,
+    *,
+    num_ids: int | Sequence[int] | None = None,
 ) -> MemoryReport:
     """Count the bytes of a state before it is allocated.
 

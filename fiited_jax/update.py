@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels import gather_chunks, gather_windows, scatter_windows
+from pallas_kernels import gather_windows, scatter_windows
 
 from .bidding import find_leaders
-from .chunk_pool import update_frames
+from .chunk_pool import read_values, update_frames
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
 from .handle import Handle
@@ -21,6 +21,7 @@ from .scorers import ScoreStats
 from .shared_pool import fallback_frames
 from .sparse_optim import SparseOptimizer
 from .state import NO_ENTRY, NULL_FRAME, ChunkPool, EmbeddingState
+from .table_rules import zero_beyond
 from .utility import (
     accumulate,
     decode,
@@ -70,6 +71,7 @@ def apply_gradients(
     is_owned = owns(pages, entries, keys, tables)
     leaders = find_leaders(entries, is_owned)
     grads = jnp.reshape(vector_grads, (num_lanes, num_chunks, config.chunk_dim))
+    grads = zero_beyond(grads, tables, config)
     rows = sum_rows(leaders, grads, config)
 
     def step_block(carry: _Carry) -> _Carry:
@@ -142,7 +144,7 @@ def _step_rows(
     is_finite = jnp.isfinite(norms(part.grad))
     steps = is_finite & (frames != NULL_FRAME)
     stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
-    values = gather_chunks(carry.pool.values, stepped, config.chunk_dim)
+    values = read_values(carry.pool, stepped, config.chunk_dim)
     pool, is_sound = update_frames(
         carry.pool,
         stepped,

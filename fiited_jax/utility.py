@@ -5,7 +5,7 @@ Instead of fading with every step, what a batch adds is worth more the later it 
 `prune_step` scales everything back.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from .keys import hash_words
 __all__ = [
     "MAX_UTILITY",
     "PINNED",
+    "Bounds",
     "accumulate",
     "decay_factor",
     "decode",
@@ -31,6 +32,7 @@ PINNED = float("inf")
 _SMALLEST = 2.0**-126  # the smallest normal float32
 # Without prune steps what is new may not outgrow float32: no decay beyond this.
 _MAX_HALVINGS = 64.0
+_NUM_CODES = 1 << 16
 # A non-negative float32 without its sign bit and its 15 lowest bits of mantissa.
 _DROPPED_BITS = 15
 
@@ -110,8 +112,19 @@ def rounding_salt(step: jax.Array, indices: jax.Array, purpose: int = 0) -> jax.
     return hash_words(*words)
 
 
+class Bounds(NamedTuple):
+    """Which candidates of each element there are: `first[i]` to `limit[i] - 1`."""
+
+    first: jax.Array  # i32[n]
+    limit: jax.Array  # i32[n]
+
+
 def select_top(
-    codes: jax.Array, owned: jax.Array, weights: tuple[float, ...], target: int
+    codes: jax.Array,
+    owned: jax.Array,
+    weights: tuple[float, ...],
+    target: int | jax.Array,
+    bounds: Bounds | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Choose the `target` candidates of highest priority; ties go to lower indices.
 
@@ -125,6 +138,8 @@ def select_top(
       owned: `i32[n]`, 0 to K.
       weights: K positive numbers, none larger than the one before.
       target: how many to choose; fewer are chosen only if fewer are candidates.
+      bounds: which of the candidates there are; `None` for all. They are counted in
+        K * 2^16 words.
 
     Returns:
       `i32[n]` how many of the candidates of each element are chosen, the first ones,
@@ -135,10 +150,7 @@ def select_top(
     (Array([1, 0, 2], dtype=int32), Array(3., dtype=float32))
     """
     scale = jnp.asarray(weights, jnp.float32)
-    num_codes = 1 << 16
-    counts = jnp.zeros(num_codes, jnp.int32).at[codes.astype(jnp.int32)].add(1)
-    # at_least[c]: elements of code c or higher.
-    at_least = jnp.append(jnp.cumsum(counts[::-1])[::-1], 0)
+    at_least = _count_at_least(codes, len(weights), bounds)
 
     def reaching(bits: jax.Array) -> jax.Array:
         """Count the candidates whose priority has at least these bits, 1 or more."""
@@ -149,10 +161,11 @@ def select_top(
             reaches = _bits(decode(middle) * scale) >= bits
             return jnp.where(reaches, low, middle), jnp.where(reaches, middle, high)
 
-        nowhere = jnp.full(scale.shape, num_codes, jnp.int32)
+        nowhere = jnp.full(scale.shape, _NUM_CODES, jnp.int32)
         start = (jnp.zeros_like(nowhere), nowhere)
         _, lowest = lax.fori_loop(0, 17, halve, start)
-        return jnp.sum(at_least[lowest], dtype=jnp.int32)
+        row = lax.iota(jnp.int32, len(weights)) if bounds is not None else 0
+        return jnp.sum(at_least[row, lowest], dtype=jnp.int32)
 
     def narrow(i: jax.Array, floor: jax.Array) -> jax.Array:
         probe = floor | (1 << (30 - i))
@@ -160,18 +173,41 @@ def select_top(
 
     # The largest threshold that at least `target` reach, 0 if so many do not exist.
     threshold = lax.fori_loop(0, 31, narrow, jnp.int32(0))
+    threshold = jnp.minimum(threshold, _bits(jnp.float32(PINNED)))  # of a target of 0
     utility = decode(codes)
     above, tied = jnp.zeros_like(owned), jnp.zeros_like(owned)
     for chunk, weight in enumerate(weights):
         bits = _bits(utility * jnp.float32(weight))
         is_candidate = (codes > 0) | (chunk < owned)
-        above += bits > threshold
+        if bounds is not None:
+            is_candidate &= (bounds.first <= chunk) & (chunk < bounds.limit)
+        above += is_candidate & (bits > threshold)
         tied += is_candidate & (bits == threshold)
     missing = target - jnp.sum(above, dtype=jnp.int32)
     # Of those that tie, the first `missing`.
     before = jnp.cumsum(tied) - tied
     chosen = above + jnp.clip(missing - before, 0, tied)
     return chosen, lax.bitcast_convert_type(threshold, jnp.float32)
+
+
+def _count_at_least(
+    codes: jax.Array, num_candidates: int, bounds: Bounds | None
+) -> jax.Array:
+    """Count candidates, `i32[K, 2^16 + 1]`: of each number, those of a code or higher.
+
+    Without bounds all numbers have as many: one row stands for them.
+    """
+    at = codes.astype(jnp.int32)
+    if bounds is None:
+        counts = jnp.zeros((1, _NUM_CODES), jnp.int32).at[0, at].add(1)
+    else:
+        begins = jnp.zeros((num_candidates + 1, _NUM_CODES), jnp.int32)
+        is_any = (bounds.first < bounds.limit).astype(jnp.int32)
+        begins = begins.at[bounds.first, at].add(is_any)
+        begins = begins.at[bounds.limit, at].add(-is_any)
+        counts = jnp.cumsum(begins[:-1], axis=0)
+    at_least = jnp.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    return jnp.pad(at_least, ((0, 0), (0, 1)))
 
 
 def _bits(priority: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from .dense_tables import (
     Rows,
     by_table,
     check_tables,
+    padded,
     read_rows,
     rows_per_block,
 )
@@ -71,9 +72,9 @@ def from_dense(
     highest utility get one (of a row with several, the highest counts; ties go to lower
     tables, then to lower rows). Of the rows
     with an entry the `config.target_frames` best chunks are kept, as
-    `EmbeddingStore.prune_step` would choose among all. Kept
-    chunks hold the values of the tables bit for bit, with fresh optimizer state. The
-    others come back as any pruned chunk does. The step is 0.
+    `EmbeddingStore.prune_step` would choose among all. Kept chunks hold the values of
+    the tables bit for bit, rounded to the nearest with `value_dtype="bfloat16"`, with
+    fresh optimizer state. The others come back as any pruned chunk does. The step is 0.
 
     A state holds utilities in 16 bits, and what is ranked is what it holds: a
     `prune_step` without training in between moves nothing.
@@ -83,15 +84,16 @@ def from_dense(
     largest wherever they are.
 
     Args:
-      tables: per table `[num_rows, D]` of float32, bfloat16 or float16, NumPy or JAX;
-        a sequence, or a dict by table number. Tables that are left out start empty.
+      tables: per table `[num_rows, D]` of float32, bfloat16 or float16, NumPy or JAX,
+        D of the table with `config.table_dims`; a sequence, or a dict by table number.
+        Tables that are left out start empty.
       config: sizes and rules of the store.
       optimizer: from `fj.sparse` or `fj.rowwise_adagrad`.
       key: a JAX random key, consumed; see `EmbeddingStore.init`.
       ids: per table the ids of its rows, distinct: integers `[num_rows]`, at least 0,
         or `Keys`; `None`, for one table or all, is 0, 1, 2 and on.
       utilities: per table what its rows are worth, finite numbers of at least 0:
-        `[num_rows]`, or with `ranking="chunks"` also `[num_rows, K]`; `None`, for one
+        `[num_rows]`, or with `ranking="chunks"` also one per chunk; `None`, for one
         table or all, is the L2 norm of the vector, or of each chunk with
         `ranking="chunks"`. Training adds the scores of `config.scorer` to them: give
         them in its unit, such as access counts for `fj.scorers.frequency()`, if what
@@ -152,7 +154,8 @@ def from_dense(
     state = dataclasses.replace(
         state, threshold=threshold, pages=pages, pool=pool, arena=arena
     )
-    num_dropped = num_rows * config.num_chunks - num_chunks
+    num_given = sum(array.size for array in dense.values()) // config.chunk_dim
+    num_dropped = num_given - num_chunks
     share = kept_square / total_square if total_square and num_dropped else 1.0
     info = FromDenseInfo(
         kept_keys=len(entries),
@@ -236,6 +239,7 @@ def _fill_pool(
         for begin in range(first, last, max(block, 1)):
             part = slice(begin, min(begin + block, last))
             vectors = array[rows.row[part]].astype(np.float32, copy=False)
+            vectors = padded(vectors, config)
             chunks = vectors.reshape(-1, config.num_chunks, config.chunk_dim)
             kept = chunks[chosen[part]]
             # New arrays each time: the device may not have read the last ones yet.

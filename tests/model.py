@@ -17,6 +17,7 @@ from fiited_jax.chunk_pool import initial_values
 from fiited_jax.doorkeeper import slots_and_tags
 from fiited_jax.keys import Keys
 from fiited_jax.page_table import buckets_of
+from fiited_jax.precision import from_stored, round_nearest
 from fiited_jax.shared_pool import shared_frames
 from helpers import tolerance
 
@@ -53,6 +54,8 @@ def _hash(keys, tables, seed, config):
     if config.num_shared:
         vectors = (shared_frames(keys, tables, vectors, config) - 1) // len(chunks)
     values = jax.vmap(initial, out_axes=1)(chunks)
+    if config.value_dtype == "bfloat16":
+        values = round_nearest(values)
     return where, vectors, slots, tags, values
 
 
@@ -99,6 +102,10 @@ class Model:
     def is_too_wide(self, key):
         return self.config.id_bits == 32 and key[1] != 0
 
+    def allowed(self, key):
+        """How many chunks the table of a key allows."""
+        return self.config.dim_of(key[2]) // self.config.chunk_dim
+
     def give(self, entry, chunk):
         source = self.fresh.get((entry.key, chunk))
         if self.shared is not None:
@@ -122,6 +129,7 @@ class Model:
             {key for key, entry in zip(lanes, entries, strict=True) if entry < 0}
         )
         taken, placed, evicted = set(entries), {}, []
+        self.is_out = False
         for lane, key in enumerate(lanes):
             if key is None or entries[lane] >= 0:
                 continue
@@ -161,9 +169,11 @@ class Model:
 
     def settle(self, key, num_left):
         """A new entry; its predecessor leaves `num_left` frames."""
-        wanted = self.config.initial_chunks
+        wanted = min(self.config.initial_chunks, self.allowed(key))
         count = min(num_left, wanted)
-        if num_left < wanted <= self.unused:
+        if num_left < wanted and wanted > self.unused:
+            self.is_out = True  # what is left is for the next batch
+        if num_left < wanted and not self.is_out:
             self.unused -= wanted
             self.idle += num_left
             count = wanted
@@ -201,7 +211,8 @@ class Model:
         for lane, key in enumerate(lanes):
             index = -1 if key is None else self.find(key)
             if key is not None and self.shared is not None:
-                out[lane] = self.shared[self.vector_of[key]]
+                own = slice(self.allowed(key))
+                out[lane, own] = self.shared[self.vector_of[key], own]
             if index >= 0:
                 for chunk, values in self.ways[index].chunks.items():
                     out[lane, chunk] = values
@@ -222,7 +233,7 @@ class Model:
                 counts["stale"] += 1
                 continue
             own = self.ways[index].chunks if is_tracked else {}
-            for chunk in set(range(config.num_chunks)) - set(own):
+            for chunk in set(range(self.allowed(key))) - set(own):
                 place = self.vector_of[key], chunk
                 shared_grads.setdefault(place, []).append(grads[lane, chunk])
             if not is_tracked:
@@ -233,6 +244,8 @@ class Model:
             sound = np.ones(config.num_chunks, bool)
             for chunk in range(config.num_chunks):
                 grad = grads[members, chunk].sum(axis=0, dtype=np.float32)
+                if chunk >= self.allowed(entry.key):
+                    continue
                 if not np.all(np.isfinite(grad)):
                     counts["non_finite"] += 1
                     sound[chunk] = False
@@ -258,14 +271,18 @@ class Model:
         for index, entry in enumerate(self.ways):
             if entry is not None:
                 worth = entry.utility * weights
-                for chunk in range(config.num_chunks):
+                for chunk in range(self.allowed(entry.key)):
                     has = chunk in entry.chunks
                     if has or worth[chunk] > 0:
                         chunks.append((-worth[chunk], index, chunk, has))
         chunks.sort()
         target = config.target_frames
-        winners = [chunk[1:3] for chunk in chunks[:target] if not chunk[3]]
-        losers = [chunk[1:3] for chunk in chunks[target:] if chunk[3]]
+        reserved = self.reserved(chunks)
+        rest = [chunk for chunk in chunks if chunk not in reserved]
+        left = target - len(reserved)
+        chosen = reserved | set(rest[:left])
+        winners = [chunk[1:3] for chunk in chunks if not chunk[3] and chunk in chosen]
+        losers = [chunk[1:3] for chunk in chunks if chunk[3] and chunk not in chosen]
         asked = max(len(winners), len(losers), self.idle)
         used = sum(len(entry.chunks) for entry in self.ways if entry is not None)
         base = np.float32(min(max(used, 1), target))
@@ -275,7 +292,9 @@ class Model:
         for entry in self.ways:
             if entry is not None:
                 entry.utility *= np.float32(2.0 ** -min(age, 64))
-        reached = -chunks[:target][-1][0] if len(chunks) >= target else 0.0
+        reached = (
+            np.inf if not left else -rest[left - 1][0] if rest[left - 1 :] else 0.0
+        )
         self.threshold = reached * 2.0 ** -min(age, 64)
         self.decayed_at = self.step
         if not moves:
@@ -287,6 +306,14 @@ class Model:
         in_use = sum(len(entry.chunks) for entry in self.ways if entry is not None)
         self.idle, self.unused = 0, config.num_frames - 1 - in_use
         return len(losers), len(winners)
+
+    def reserved(self, chunks):
+        """Those of ranked chunks that the floors of their tables keep."""
+        kept = set()
+        for table, share in enumerate(self.config.table_floors or ()):
+            own = [chunk for chunk in chunks if self.ways[chunk[1]].key[2] == table]
+            kept |= set(own[: int(share * self.config.target_frames)])
+        return kept
 
     def compare(self, state):
         """Integers and structure exactly; utilities and values closely, then taken."""
@@ -303,11 +330,13 @@ class Model:
         words = [word.tolist() for word in words]
         bits = pages.utility.astype(np.uint32) << 15
         utility = bits.view(np.float32).reshape(-1, config.num_utilities)
-        values = np.asarray(state.pool.values).reshape(-1)
+        values = np.asarray(from_stored(state.pool.values)).reshape(-1)
+        near = tolerance(LANES, config.value_dtype)
         if self.shared is not None:
-            got = np.asarray(state.shared.values).reshape(-1)[config.chunk_dim :]
-            got = got[: self.shared.size].reshape(self.shared.shape)
-            np.testing.assert_allclose(got, self.shared, **tolerance(LANES))
+            got = np.asarray(from_stored(state.shared.values)).reshape(-1)
+            got = got[config.chunk_dim :][: self.shared.size]
+            got = got.reshape(self.shared.shape)
+            np.testing.assert_allclose(got, self.shared, **near)
             self.shared = got.copy()
         near_utility, near_values = [], []  # pairs, compared at once
         for index, entry in enumerate(self.ways):
@@ -326,12 +355,9 @@ class Model:
                 got = values[start : start + config.chunk_dim]
                 near_values.append((got.copy(), entry.chunks[chunk]))
                 entry.chunks[chunk] = got.copy()
-        for near, bound in (
-            (near_utility, {"rtol": 2.0**-8}),
-            (near_values, tolerance(LANES)),
-        ):
-            if near:
+        for pairs, bound in ((near_utility, {"rtol": 2.0**-8}), (near_values, near)):
+            if pairs:
                 got, expected = (
-                    np.concatenate(side) for side in zip(*near, strict=True)
+                    np.concatenate(side) for side in zip(*pairs, strict=True)
                 )
                 np.testing.assert_allclose(got, expected, **bound)

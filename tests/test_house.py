@@ -17,11 +17,12 @@ MODULES = sorted((ROOT / "fiited_jax").rglob("*.py"))
 # Imports run one way: a module may import what stands on a line above it.
 LAYERS = [
     {"version", "files"},
-    {"elementwise", "keys", "scorers"},
+    {"elementwise", "keys", "precision", "scorers"},
     {"sparse_optim"},
     {"sizes"},
     {"config", "state", "utility"},
-    {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"},
+    {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"}
+    | {"table_rules"},
     {"arena", "dense_tables", "key_rows", "page_table", "shared_pool"},
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},

@@ -84,6 +84,7 @@ class Request:
       filter_share: as for `EmbeddingConfig.from_budget`.
       fallback: as for `EmbeddingConfig`.
       shared_share: as for `EmbeddingConfig.from_budget`.
+      value_dtype: as for `EmbeddingConfig`.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
     """
 
@@ -101,6 +102,7 @@ class Request:
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"
     shared_share: float = 0.1
+    value_dtype: Literal["float32", "bfloat16"] = "float32"
     initial_scale: float = 0.01
 
 

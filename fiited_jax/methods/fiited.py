@@ -34,6 +34,7 @@ def fiited(request: Request) -> Method:
         filter_share=request.filter_share,
         fallback=request.fallback,
         shared_share=request.shared_share,
+        value_dtype=request.value_dtype,
     )
 
     def make_embed(rngs: nnx.Rngs) -> Embed:

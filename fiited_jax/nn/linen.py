@@ -1,5 +1,7 @@
 """The store as a flax linen module."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import linen as nn
 
@@ -117,7 +119,9 @@ class PagedEmbed(nn.Module):
         self._write(state)
         return info
 
-    def memory_report(self, *, num_ids: int | None = None) -> MemoryReport:
+    def memory_report(
+        self, *, num_ids: int | Sequence[int] | None = None
+    ) -> MemoryReport:
         """Count the bytes of the live arrays; see `EmbeddingStore.memory_report`."""
         return self.store.memory_report(self.state.value, num_ids=num_ids)
 

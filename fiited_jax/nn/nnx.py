@@ -1,5 +1,7 @@
 """The store as a flax nnx module."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
 
@@ -86,7 +88,9 @@ class PagedEmbed(nnx.Module):
         self.state.set_value(state)
         return info
 
-    def memory_report(self, *, num_ids: int | None = None) -> MemoryReport:
+    def memory_report(
+        self, *, num_ids: int | Sequence[int] | None = None
+    ) -> MemoryReport:
         """Count the bytes of the live arrays; see `EmbeddingStore.memory_report`."""
         return self.store.memory_report(self._value, num_ids=num_ids)
 

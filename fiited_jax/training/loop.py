@@ -98,6 +98,7 @@ class Trainer:
                 filter_share=options.filter_share,
                 fallback=options.fallback,
                 shared_share=options.shared_share,
+                value_dtype=options.value_dtype,
             )
         )
         rngs = nnx.Rngs(options.seed)

@@ -57,6 +57,7 @@ class TrainOptions:
       fallback: what ids read where they have no values: zero, or vectors that they
         share with others, in a part of the budget.
       shared_share: that part, with fallback shared.
+      value_dtype: how method fiited stores values; bfloat16 halves their bytes.
       on_full: what happens when the budget does not hold an entry for every id: evict
         the entry of lowest utility, or end the run with an error, at the first log line
         that tells of it. Only for method fiited; the others have no entries.
@@ -93,6 +94,7 @@ class TrainOptions:
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"
     shared_share: float = 0.1
+    value_dtype: Literal["float32", "bfloat16"] = "float32"
     on_full: Literal["evict", "error"] = "evict"
     seed: int = 0
     test_fraction: Annotated[float | None, _optional("FLOAT")] = None

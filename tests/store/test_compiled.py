@@ -15,7 +15,7 @@ from helpers import make_store
 BATCH = 256
 
 
-def compiled_step(optimizer, num_frames):
+def compiled_step(optimizer, num_frames, **fields):
     """The sparse part of a step: admit, gather, update, with the state donated."""
     store = make_store(
         optimizer,
@@ -24,6 +24,7 @@ def compiled_step(optimizer, num_frames):
         num_entries=num_frames // 2,
         num_frames=num_frames,
         filter_slots=num_frames,
+        **fields,
         scorer=fj.scorers.saliency(),
     )
 
@@ -40,17 +41,19 @@ def compiled_step(optimizer, num_frames):
 
 
 @pytest.mark.parametrize(
-    "optimizer",
+    ("optimizer", "fields"),
     [
-        fj.sparse(optax.adagrad(0.1)),
-        fj.rowwise_adagrad(0.1),
-        fj.sparse(optax.adam(1.0)),
+        (fj.sparse(optax.adagrad(0.1)), {}),
+        (fj.rowwise_adagrad(0.1), {}),
+        (fj.sparse(optax.adam(1.0)), {}),
+        (fj.rowwise_adagrad(0.1), {"value_dtype": "bfloat16"}),
+        (fj.rowwise_adagrad(0.1), {"table_dims": (4, 8, 16, 16), "initial_chunks": 3}),
     ],
-    ids=["adagrad", "rowwise_adagrad", "adam"],
+    ids=["adagrad", "rowwise_adagrad", "adam", "bfloat16", "table_dims"],
 )
-def test_a_step_copies_nothing_of_the_size_of_the_state(optimizer):
+def test_a_step_copies_nothing_of_the_size_of_the_state(optimizer, fields):
     num_frames = 1 << 18
-    compiled = compiled_step(optimizer, num_frames)
+    compiled = compiled_step(optimizer, num_frames, **fields)
     large = []
     for name, dims in re.findall(
         r"%([\w.\-]*copy[\w.\-]*) = \w+\[([\d,]+)\]", compiled.as_text()
@@ -58,7 +61,7 @@ def test_a_step_copies_nothing_of_the_size_of_the_state(optimizer):
         if np.prod([int(dim) for dim in dims.split(",")]) >= num_frames // 2:
             large.append((name, dims))
     assert not large
-    smaller = compiled_step(optimizer, num_frames // 16)
+    smaller = compiled_step(optimizer, num_frames // 16, **fields)
     assert (
         compiled.memory_analysis().temp_size_in_bytes
         # A byte per entry tells which of them the batch uses.

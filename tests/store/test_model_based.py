@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import fiited_jax as fj
+from fiited_jax.precision import from_stored
 from helpers import jitted, make_store
 from model import Model
 
@@ -71,6 +72,32 @@ CASES = {
     },
     "filter": {"num_entries": 128, "filter_slots": 97},
     "short_ids": {"id_bits": 32, "num_entries": 128, "length_alpha": 0.5},
+    "short_tables": {
+        "num_entries": 128,
+        "initial_chunks": 3,
+        "num_frames": 300,
+        "headroom": 0.1,
+        "table_dims": (2, 8, 4, 6),
+    },
+    "floors": {
+        "num_entries": 128,
+        "table_dims": (8, 8, 4, 6),
+        "table_floors": (0.0, 0.1, 0.25, 0.5),
+        "fallback": "shared",
+        "num_shared": 5,
+    },
+    "floors_of_all": {
+        "ranking": "chunks",
+        "num_entries": 128,
+        "table_dims": (8, 2, 8, 8),
+        "table_floors": (0.25, 0.25, 0.25, 0.25),
+    },
+    "bfloat16": {
+        "num_entries": 128,
+        "fallback": "shared",
+        "num_shared": 5,
+        "value_dtype": "bfloat16",
+    },
     "equal_lengths": {"length_alpha": 0.0, "num_entries": 128, "num_tables": 300},
 }
 
@@ -93,7 +120,8 @@ class Pair:
         seed = jnp.copy(self.state.seed)
         config, shared = self.store.config, None
         if config.num_shared:
-            shared = np.array(self.state.shared.values).reshape(-1)[config.chunk_dim :]
+            values = from_stored(self.state.shared.values)
+            shared = np.array(values).reshape(-1)[config.chunk_dim :]
             shape = (config.num_shared, config.num_chunks, config.chunk_dim)
             shared = shared[: np.prod(shape)].reshape(shape)
         self.model = Model(config, seed, LEARNING_RATE, shared)

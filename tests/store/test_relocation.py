@@ -43,8 +43,9 @@ def chunks_of(store, state):
         {"initial_chunks": 3, "headroom": 0.3},
         {"fallback": "shared", "num_shared": 3},
         {"num_frames": 9},
+        {"value_dtype": "bfloat16"},
     ],
-    ids=["lengths", "chunks", "headroom", "shared", "few_frames"],
+    ids=["lengths", "chunks", "headroom", "shared", "few_frames", "bfloat16"],
 )
 def test_what_is_kept_moves_whole_and_the_rest_is_fresh(fields, monkeypatch):
     monkeypatch.setattr(relocation, "_BLOCK_VALUES", 7)

@@ -215,10 +215,11 @@ def test_a_state_of_another_store_is_refused():
         ({"num_entries": 128}, r"pages.key_low uint32\(64,\); got uint32\(128,\)"),
         ({"chunk_dim": 4}, "values"),
         ({"num_frames": 50}, "values"),
-        ({"id_bits": 32}, "another structure"),
+        ({"id_bits": 32}, "the words of its ids"),
+        ({"num_ways": 8}, "num_ways are others"),
         ({"ranking": "chunks"}, r"utility uint16\(64,\); got uint16\(256,\)"),
         ({"num_tables": 300}, "owner uint8"),
-        ({"optimizer": fj.sparse(optax.adam(0.1))}, "another structure"),
+        ({"optimizer": fj.sparse(optax.adam(0.1))}, "optimizer state"),
     ):
         other = make_store(**fields).init(jax.random.key(0))
         with pytest.raises(ValueError, match=words):

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fiited_jax as fj
 from fiited_jax.utility import (
     MAX_UTILITY,
+    Bounds,
     accumulate,
     decay_factor,
     decode,
@@ -15,6 +17,7 @@ from fiited_jax.utility import (
     rounding_salt,
     select_top,
 )
+from helpers import make_store
 
 
 def test_decay_halves_per_half_life_and_growth_undoes_it():
@@ -59,18 +62,34 @@ def test_many_small_scores_add_up():
     assert np.std(np.asarray(decode(codes))) < 200
 
 
-def expected_top(utility, owned, weights, target):
+def test_scores_of_many_steps_add_up_in_a_store():
+    store = make_store(num_entries=256, scorer=fj.scorers.frequency(), half_life=1e30)
+    ids = np.arange(200, dtype=np.int32)
+    state, handle, _ = store.admit(store.init(jax.random.key(0)), ids)
+
+    def apply(_, state):
+        return store.apply_gradients(state, handle, jnp.ones((200, 8)))[0]
+
+    state = jax.jit(lambda state: jax.lax.fori_loop(0, 2000, apply, state))(state)
+    utility = np.asarray(decode(state.pages.utility))[np.asarray(handle.entries)]
+    np.testing.assert_allclose(utility.mean(), 2000, rtol=0.01)
+    assert utility.std() > 1  # every entry has a rounding of its own
+
+
+def expected_top(utility, owned, weights, target, bounds=None):
     """The chosen candidates per element, by a sorted list."""
     candidates = []
     for i, worth in enumerate(utility):
+        own = range(len(weights)) if bounds is None else range(*(b[i] for b in bounds))
         for chunk, weight in enumerate(np.float32(weights)):
-            if worth > 0 or chunk < owned[i]:
+            if chunk in own and (worth > 0 or chunk < owned[i]):
                 candidates.append((-(worth * weight), i, chunk))
     candidates.sort()
     counts = np.zeros(len(utility), int)
     for _, i, _ in candidates[:target]:
         counts[i] += 1
-    reached = -candidates[:target][-1][0] if len(candidates) >= target else 0.0
+    is_full = len(candidates) >= target > 0
+    reached = -candidates[:target][-1][0] if is_full else 0.0
     return counts, reached
 
 
@@ -117,6 +136,24 @@ def test_select_top_weighs_chunks_and_cuts_ties_at_any_place(size, num_chunks):
         counts, reached = expected_top(utility, owned, weights, target)
         np.testing.assert_array_equal(got, counts)
         assert float(threshold) == reached
+
+
+@pytest.mark.parametrize("size", [1, 500])
+def test_select_top_keeps_within_bounds(size):
+    rng = np.random.default_rng(size)
+    for _ in range(20):
+        utility, codes = exact_codes(rng.integers(0, 4, size))
+        weights = (1.0, 0.5, 0.25)
+        owned, first, limit = rng.integers(0, 4, (3, size)).astype(np.int32)
+        first = np.minimum(first, limit)
+        bounds = Bounds(jnp.asarray(first), jnp.asarray(limit))
+        for target in (0, 1, size, 3 * size):
+            got, threshold = select(codes, jnp.asarray(owned), weights, target, bounds)
+            counts, reached = expected_top(
+                utility, owned, weights, target, (first, limit)
+            )
+            np.testing.assert_array_equal(got, counts)
+            assert float(threshold) == (reached if target else np.inf)
 
 
 def test_subnormal_utilities_are_none():

@@ -1,0 +1,129 @@
+"""Values of 16 bits: what is stored, how it is rounded, and what that costs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fiited_jax as fj
+from fiited_jax.precision import (
+    from_stored,
+    round_nearest,
+    round_stochastic,
+    to_stored,
+)
+from helpers import assert_same_state, jitted, make_store, tolerance
+
+SGD = fj.sparse(optax.sgd(1.0))
+BITS = np.dtype(np.uint16)
+
+
+def test_rounded_values_are_stored_exactly():
+    values = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
+    rounded = round_nearest(values)
+    np.testing.assert_array_equal(rounded, values.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(from_stored(to_stored(rounded, BITS)), rounded)
+    # What is rounded already is not rounded again, whatever the noise.
+    noise = jnp.full(1000, 0xFFFFFFFF, jnp.uint32)
+    np.testing.assert_array_equal(round_stochastic(rounded, noise), rounded)
+
+
+def test_stochastic_rounding_goes_to_a_neighbour_and_is_right_on_average():
+    noise = jax.random.bits(jax.random.key(0), (1 << 16,), jnp.uint32)
+    for value in (1.001, -3.3, 1e-30):
+        got = np.asarray(round_stochastic(jnp.full(1 << 16, value, jnp.float32), noise))
+        distance = np.abs(np.float32(value)) * 2.0**-7
+        assert len(set(got.tolist())) == 2
+        assert np.all(np.abs(got - np.float32(value)) < distance)
+        np.testing.assert_allclose(got.mean(dtype=np.float64), value, rtol=2e-4)
+
+
+def test_what_is_not_finite_stays_so():
+    odd = jnp.float32([np.inf, -np.inf, np.nan])
+    got = round_stochastic(odd, jnp.full(3, 0xFFFFFFFF, jnp.uint32))
+    np.testing.assert_array_equal(got, odd)
+
+
+def trained(steps, **fields):
+    """Values of four keys after many small steps towards them, and their state."""
+    store = make_store(SGD, value_dtype="bfloat16", initial_chunks=4, **fields)
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = np.arange(4, dtype=np.int32)
+    for step in range(steps):
+        state, handle, _ = run.admit(state, ids)
+        grads = jnp.full((4, 8), -1.0 if step == 0 else -1e-3)
+        state, info = run.apply(state, handle, grads)
+        assert int(info.updated) == 16
+    store.check_invariants(state)
+    return np.asarray(run.lookup(state, ids)), state
+
+
+def test_small_steps_add_up():
+    values, state = trained(1000, initial_scale=0.0)
+    assert state.pool.values.dtype == np.uint16
+    # Rounded to the nearest they would all be at 1: a step is a quarter of a rounding.
+    np.testing.assert_allclose(values.mean(), 1.999, rtol=0.02)
+    assert len(np.unique(values)) > 8  # every value has a rounding of its own
+
+
+def test_the_same_seed_rounds_the_same():
+    assert_same_state(trained(5)[1], trained(5)[1])
+
+
+def test_a_value_that_would_round_to_infinity_is_left_alone():
+    store = make_store(SGD, value_dtype="bfloat16", initial_chunks=4)
+    state = store.init(jax.random.key(0))
+    ids = np.arange(16, dtype=np.int32)
+    state, handle, _ = store.admit(state, ids)
+    most = np.float32(np.finfo(np.float32).max)
+    state, info = store.apply_gradients(state, handle, jnp.full((16, 8), -most / 4))
+    before = store.lookup(state, ids)
+    state, info = store.apply_gradients(
+        state, handle, jnp.full((16, 8), -most / 4 * 2.999)
+    )
+    assert np.all(np.isfinite(store.lookup(state, ids)))
+    assert 0 < int(info.non_finite) == 64 - int(info.updated)
+    assert np.any(np.asarray(store.lookup(state, ids)) == np.asarray(before))
+
+
+@pytest.mark.parametrize("fallback", ["zero", "shared"])
+def test_a_store_of_16_bits_learns_what_one_of_32_does(fallback):
+    fields = {"num_shared": 3, "fallback": fallback} if fallback == "shared" else {}
+    wide = make_store(fj.sparse(optax.sgd(0.01)), **fields)
+    narrow = dataclasses.replace(
+        wide, config=dataclasses.replace(wide.config, value_dtype="bfloat16")
+    )
+    rng, results = np.random.default_rng(0), []
+    batches = [rng.integers(0, 40, 64).astype(np.int32) for _ in range(20)]
+    grads = jnp.asarray(rng.normal(size=(20, 64, 8)), jnp.float32)
+    for store in (wide, narrow):
+        run, state = jitted(store), store.init(jax.random.key(0))
+        for ids, part in zip(batches, grads, strict=True):
+            state, handle, _ = run.admit(state, ids)
+            state, _ = run.apply(state, handle, part)
+            state, _ = run.prune(state)
+        results.append(run.lookup(state, np.arange(40, dtype=np.int32)))
+    np.testing.assert_array_equal(results[0] != 0, results[1] != 0)
+    np.testing.assert_allclose(*results, **tolerance(20, "bfloat16"))
+
+
+def test_half_the_bytes_hold_more_frames():
+    optimizer = fj.rowwise_adagrad(0.1)
+    sizes = {}
+    for dtype in ("float32", "bfloat16"):
+        config = fj.EmbeddingConfig.from_budget(
+            "1MiB",
+            embedding_dim=16,
+            chunk_dim=16,
+            optimizer=optimizer,
+            value_dtype=dtype,
+        )
+        report = fj.predict_memory(config, optimizer)
+        assert 0.95 * (1 << 20) < report.all_in_bytes <= 1 << 20
+        per_value = report.values / config.num_frames / 16
+        np.testing.assert_allclose(per_value, 4 if dtype == "float32" else 2, rtol=0.01)
+        sizes[dtype] = config.num_frames
+    assert sizes["bfloat16"] > 1.5 * sizes["float32"]
