@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import scorers
+from .checks import check_choice, check_int, check_number, check_share
 from .scorers import Scorer
 from .sizes import FrameKind, fit_sizes, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
@@ -103,10 +104,28 @@ class EmbeddingConfig:
         for name in (
             "embedding_dim", "chunk_dim", "num_ways", "num_entries", "num_tables"
         ):  # fmt: skip
-            _check_int(name, getattr(self, name), 1)
-        _check_int("num_frames", self.num_frames, 2)
-        _check_int("filter_slots", self.filter_slots, 0)
-        _check_int("num_shared", self.num_shared, 0)
+            check_int(name, getattr(self, name), 1)
+        check_int("num_frames", self.num_frames, 2)
+        check_int("filter_slots", self.filter_slots, 0)
+        check_int("initial_chunks", self.initial_chunks, 0)
+        check_choice("id_bits", self.id_bits, (32, 64))
+        check_choice("ranking", self.ranking, ("lengths", "chunks"))
+        check_choice("fallback", self.fallback, ("zero", "shared"))
+        check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
+        check_number("length_alpha", self.length_alpha, 0, 8)
+        check_number("half_life", self.half_life, 1e-6, 1e30)
+        check_number("initial_scale", self.initial_scale, 0, 1e30)
+        check_share("headroom", self.headroom)
+        check_share("hysteresis", self.hysteresis)
+        if not (callable(self.scorer) and isinstance(self.scorer, Hashable)):
+            raise TypeError(
+                f"scorer must be a hashable function of ScoreStats, got {self.scorer!r}"
+            )
+        self._check_sizes()
+        self._check_table_rules()
+
+    def _check_sizes(self) -> None:
+        """Check what sizes have to do with each other."""
         if self.embedding_dim % self.chunk_dim:
             raise ValueError(
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
@@ -117,6 +136,22 @@ class EmbeddingConfig:
                 f"num_entries must be a multiple of num_ways={self.num_ways}, "
                 f"got {self.num_entries}"
             )
+        if self.initial_chunks > self.num_chunks:
+            raise ValueError(
+                f"initial_chunks must be at most embedding_dim / chunk_dim = "
+                f"{self.num_chunks}, got {self.initial_chunks}"
+            )
+        if self.ranking == "chunks" and self.num_chunks > _MASK_BITS:
+            raise ValueError(
+                f"embedding_dim / chunk_dim must be at most {_MASK_BITS} with "
+                f"ranking='chunks', got {self.num_chunks}"
+            )
+        is_shared = self.fallback == "shared"
+        check_int("num_shared", self.num_shared, int(is_shared))
+        if self.num_shared and not is_shared:
+            raise ValueError(
+                f"num_shared must be 0 with fallback='zero', got {self.num_shared}"
+            )
         for name, count in (
             ("num_entries * num_chunks", self.num_entries * self.num_chunks),
             ("num_frames", self.num_frames),
@@ -126,66 +161,6 @@ class EmbeddingConfig:
             if count >= _INDEX_LIMIT:
                 raise ValueError(
                     f"{name} must be below 2^31 on one device, got {count}"
-                )
-        self._check_table_rules()
-        if self.value_dtype not in _VALUE_DTYPES:
-            raise ValueError(
-                f"value_dtype must be one of {', '.join(map(repr, _VALUE_DTYPES))}, "
-                f"got {self.value_dtype!r}"
-            )
-        _check_int("initial_chunks", self.initial_chunks, 0)
-        if self.initial_chunks > self.num_chunks:
-            raise ValueError(
-                f"initial_chunks must be at most embedding_dim / chunk_dim = "
-                f"{self.num_chunks}, got {self.initial_chunks}"
-            )
-        if not (callable(self.scorer) and isinstance(self.scorer, Hashable)):
-            raise TypeError(
-                f"scorer must be a hashable function of ScoreStats, got {self.scorer!r}"
-            )
-        if self.id_bits not in (32, 64):
-            raise ValueError(f"id_bits must be 32 or 64, got {self.id_bits!r}")
-        if self.ranking not in ("lengths", "chunks"):
-            raise ValueError(
-                f"ranking must be 'lengths' or 'chunks', got {self.ranking!r}"
-            )
-        if self.ranking == "chunks" and self.num_chunks > _MASK_BITS:
-            raise ValueError(
-                f"embedding_dim / chunk_dim must be at most {_MASK_BITS} with "
-                f"ranking='chunks', got {self.num_chunks}"
-            )
-        numbers = "length_alpha half_life initial_scale headroom hysteresis"
-        for name in numbers.split():
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-        if self.fallback not in ("zero", "shared"):
-            raise ValueError(
-                f"fallback must be 'zero' or 'shared', got {self.fallback!r}"
-            )
-        least = int(self.fallback == "shared")
-        _check_int("num_shared", self.num_shared, least)
-        if self.num_shared and not least:
-            raise ValueError(
-                f"num_shared must be 0 with fallback='zero', got {self.num_shared}"
-            )
-        if not 1e-6 <= self.half_life <= 1e30:
-            raise ValueError(
-                "half_life must be a number of steps from 1e-6 to 1e30, "
-                f"got {self.half_life}"
-            )
-        if not 0 <= self.length_alpha <= 8:
-            raise ValueError(
-                f"length_alpha must be from 0 to 8, got {self.length_alpha}"
-            )
-        if not 0 <= self.initial_scale <= 1e30:
-            raise ValueError(
-                f"initial_scale must be from 0 to 1e30, got {self.initial_scale}"
-            )
-        for name in ("headroom", "hysteresis"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be a share in [0, 1), got {getattr(self, name)}"
                 )
 
     def _check_table_rules(self) -> None:
@@ -203,22 +178,19 @@ class EmbeddingConfig:
                 )
         for table, dim in enumerate(self.table_dims or ()):
             name = f"table_dims[{table}]"
-            _check_int(name, dim, 1)
+            check_int(name, dim, 1)
             if dim % self.chunk_dim or dim > self.embedding_dim:
                 raise ValueError(
                     f"{name} must be a multiple of chunk_dim={self.chunk_dim} up to "
                     f"embedding_dim={self.embedding_dim}, got {dim}"
                 )
-        for table, share in enumerate(self.table_floors or ()):
-            name = f"table_floors[{table}]"
-            if not isinstance(share, int | float) or isinstance(share, bool):
-                raise TypeError(f"{name} must be a number, got {share!r}")
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} must be a share in [0, 1], got {share}")
-        if sum(self.table_floors or ()) > 1 + 1e-9:
+        floors = self.table_floors or ()
+        for table, floor in enumerate(floors):
+            check_number(f"table_floors[{table}]", floor, 0, 1)
+        if sum(floors) > 1 + 1e-9:  # shares of a third come to a little more
             raise ValueError(
                 "table_floors must be shares that come to at most 1, come to "
-                f"{sum(self.table_floors or ())}"
+                f"{sum(floors)}"
             )
 
     @property
@@ -298,7 +270,7 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, in `(0, K]`; `None` is 11 % of
+          frames_per_entry: mean frames per tracked key, 0.001 to K; `None` is 11 % of
             the K chunks, at least one, with `ranking="lengths"`, and half of them with
             `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made
@@ -337,14 +309,8 @@ class EmbeddingConfig:
             raise ValueError(
                 f"{', '.join(sorted(given))} must not be given: they follow from budget"
             )
-        for name, share in (
-            ("filter_share", filter_share),
-            ("shared_share", shared_share),
-        ):
-            if isinstance(share, bool) or not isinstance(share, int | float):
-                raise TypeError(f"{name} must be a number, got {share!r}")
-            if not 0 <= share < 1:
-                raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
+        check_share("filter_share", filter_share)
+        check_share("shared_share", shared_share)
         is_shared = fields.get("fallback") == "shared"
         if is_shared and filter_share + shared_share >= 1:
             raise ValueError(
@@ -367,17 +333,8 @@ class EmbeddingConfig:
             share = _MEAN_LENGTH[probe.ranking]
             frames_per_entry = min(max(share * num_chunks, 1), num_chunks)
         if num_ids is not None:
-            _check_int("num_ids", num_ids, 1)
-        if not isinstance(frames_per_entry, int | float) or isinstance(
-            frames_per_entry, bool
-        ):
-            raise TypeError(
-                f"frames_per_entry must be a number, got {frames_per_entry!r}"
-            )
-        if not 0 < frames_per_entry <= num_chunks:
-            raise ValueError(
-                f"frames_per_entry must be in (0, {num_chunks}], got {frames_per_entry}"
-            )
+            check_int("num_ids", num_ids, 1)
+        check_number("frames_per_entry", frames_per_entry, 1e-3, num_chunks)
         kind = FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs)
 
         def parts(total: int) -> tuple[int, int, int]:
@@ -422,10 +379,3 @@ class EmbeddingConfig:
             num_shared=num_shared,
             budgeted_slots=specs,
         )
-
-
-def _check_int(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")

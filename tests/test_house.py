@@ -17,7 +17,7 @@ MODULES = sorted((ROOT / "fiited_jax").rglob("*.py"))
 # Imports run one way: a module may import what stands on a line above it.
 LAYERS = [
     {"version", "files"},
-    {"elementwise", "keys", "precision", "scorers"},
+    {"checks", "elementwise", "keys", "precision", "scorers"},
     {"sparse_optim"},
     {"sizes"},
     {"config", "state", "utility"},

@@ -94,13 +94,22 @@ def test_from_budget_fills_but_never_exceeds(budget, widths, optimizer, share):
     assert 0.95 * budget <= live_bytes(config, OPTIMIZERS[optimizer]) <= budget
 
 
-@pytest.mark.parametrize("share", [0.001, 2.0])
-def test_smallest_budget_is_told_and_works(share):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"frames_per_entry": 0.001},
+        {"frames_per_entry": 2.0},
+        {"filter_share": 0.3},
+        {"fallback": "shared", "shared_share": 0.5},
+        {"fallback": "shared", "filter_share": 0.4, "value_dtype": "bfloat16"},
+    ],
+)
+def test_smallest_budget_is_told_and_works(fields):
     arguments = {
         "embedding_dim": 16,
         "chunk_dim": 4,
         "optimizer": OPTIMIZERS["adagrad"],
-        "frames_per_entry": share,
+        **fields,
     }
     with pytest.raises(ValueError, match="one bucket") as error:
         fj.EmbeddingConfig.from_budget(100, **arguments)
@@ -117,6 +126,8 @@ def test_smallest_budget_is_told_and_works(share):
         ({"chunk_dim": 5}, "got 5"),
         ({"budget": "none"}, "'none'"),
         ({"frames_per_entry": 9.0}, "got 9.0"),
+        ({"filter_share": 1.0}, "filter_share"),
+        ({"fallback": "shared", "filter_share": 0.9}, "must leave a part"),
         ({"num_ways": -1}, "num_ways"),
         ({"half_life": -1.0}, "half_life"),
         ({"half_life": 1e-40}, "half_life"),
