@@ -81,6 +81,23 @@ def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
         assert result.prune_temporary_bytes > 0
 
 
+def test_options_of_the_store_reach_it(stream):
+    fields = {
+        "value_dtype": "bfloat16",
+        "fallback": "shared",
+        "ranking": "chunks",
+        "chunk_dim": 4,
+        "half_life": 77.0,
+    }
+    options = small(filter_share=0.1, shared_share=0.3, **fields)
+    embed = training.Trainer(options, stream).model.embed
+    for name, value in fields.items():
+        assert getattr(embed.store.config, name) == value
+    report = embed.memory_report()
+    shares = np.array([report.filter, report.shared]) / report.all_in_bytes
+    np.testing.assert_allclose(shares, [0.1, 0.3], atol=0.01)
+
+
 def test_the_same_seed_gives_the_same_state(stream):
     digests = [run(small(seed=seed), stream)[1].state_sha256 for seed in (3, 3, 4)]
     assert digests[0] == digests[1] != digests[2]
