@@ -1,5 +1,6 @@
 """The baselines' table against a dense table."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -41,6 +42,9 @@ def test_duplicates_are_summed_and_step_once():
 
 def test_hashed_ids_share_rows_by_table():
     embed = make(hashed=True)
+    live = sum(leaf.nbytes for leaf in jax.tree.leaves(embed.state.get_value()))
+    assert live == embed.memory_report().all_in_bytes
+    assert live == table_bytes(10, 4, embed.optimizer)
     ids = np.arange(200, dtype=np.int32)
     vectors = np.asarray(embed(ids, tables=0))
     assert len(np.unique(vectors, axis=0)) == 10

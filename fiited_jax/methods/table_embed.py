@@ -21,6 +21,7 @@ from ..chunk_pool import (
 from ..key_rows import norms, sum_duplicates
 from ..keys import Keys, canonicalize_ids, canonicalize_tables, hash_words
 from ..memory import MemoryReport, count_arrays
+from ..sizes import FrameKind
 from ..sparse_optim import SparseOptimizer
 from ..state import NULL_FRAME, ChunkPool
 from ..store import Ids, Tables
@@ -149,16 +150,15 @@ class TableEmbed(nnx.Module):
 
 def table_bytes(num_rows: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
     """Return the bytes of a `TableEmbed`, the null frame and padding included."""
-    return count_arrays(
-        jax.eval_shape(lambda: init_pool(num_rows + 1, embedding_dim, optimizer))
-    )
+    return _frame_kind(embedding_dim, optimizer).bytes_of(num_rows + 1)
 
 
 def rows_within(num_bytes: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
     """Return the most rows of a `TableEmbed` that fit, 0 if none does."""
-    low, high = 0, num_bytes // (4 * embedding_dim) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = table_bytes(middle, embedding_dim, optimizer) <= num_bytes
-        low, high = (middle, high) if fits else (low, middle)
-    return low
+    kind = _frame_kind(embedding_dim, optimizer)
+    num_frames = kind.most_within(num_bytes)
+    return num_frames - 1 if kind.bytes_of(num_frames) <= num_bytes else 0
+
+
+def _frame_kind(embedding_dim: int, optimizer: SparseOptimizer) -> FrameKind:
+    return FrameKind(embedding_dim, 4, optimizer.slot_specs(embedding_dim))

@@ -158,7 +158,7 @@ def test_every_table_gets_its_floor_first(ranking):
         ("table_floors", (0.5, -0.1, 0.0, 0.0), ValueError, r"\[1\].*-0.1"),
         ("table_floors", (0.5, "a", 0.0, 0.0), TypeError, r"\[1\].*'a'"),
         ("table_floors", (1.0,), ValueError, "num_tables=4 elements, got 1"),
-        ("value_dtype", "float16", ValueError, "'float32' or 'bfloat16', got 'float16'"),
+        ("value_dtype", "float16", ValueError, "'bfloat16', got 'float16'"),
     ],
 )
 def test_bad_rules_are_named(field, value, error, words):
