@@ -74,7 +74,8 @@ def row(result: dict[str, Any]) -> str:
     size = f"{result['compression']:g}x" if "compression" in result else "-"
     method = result.get("method", "fiited")
     others = [name for name in result if name in OPTIONS - {"method", "compression"}]
-    method += "".join(f", {name} {result[name]}" for name in others)
+    told = "".join(f", {name} {result[name]}" for name in others)
+    method += ", rows" if ROWS.items() <= result.items() else told
     if "refused" in result:
         return f"| {method} | {size} | does not fit | | | | |"
     return (

@@ -28,7 +28,7 @@ from .state import (
 
 __all__ = ["AdmitInfo", "admit"]
 
-_BLOCKS = 16
+_BLOCKS = 16  # of lanes: what is done for new keys is done for this part at a time
 
 
 class AdmitInfo(NamedTuple):
@@ -82,7 +82,7 @@ def admit(
     new_entries = jnp.where(is_new, entries, NO_ENTRY)
     arena, start, count = allot(state, new_entries, tables, config)
     new = _NewKeys(new_entries, keys, tables, start, count)
-    pages, pool, evicted = _write_new(state, new, is_new, config, optimizer)
+    pages, pool, evicted = _write_new(state, new, config, optimizer)
     is_evicted = is_new & (evicted.tables != NO_TABLE)
 
     num_hits = jnp.sum(is_hit, dtype=jnp.int32)
@@ -133,7 +133,6 @@ class _Evicted(NamedTuple):
 def _write_new(
     state: EmbeddingState,
     new: _NewKeys,
-    is_new: jax.Array,
     config: EmbeddingConfig,
     optimizer: SparseOptimizer,
 ) -> tuple[PageTable, ChunkPool, _Evicted]:
@@ -144,20 +143,20 @@ def _write_new(
     Args:
       state: the state.
       new: the keys.
-      is_new: `bool[N]`, false for the lanes of `new` that are not.
       config: sizes and rules.
       optimizer: the store's optimizer.
 
     Returns:
       The page table, the pool and who was evicted.
     """
-    num_lanes = is_new.size
+    num_lanes = new.tables.size
     nobody = _Evicted(
         Keys(*(jnp.zeros_like(word) for word in new.keys)),
         jnp.full_like(new.tables, NO_TABLE),
     )
     if not num_lanes:
         return state.pages, state.pool, nobody
+    is_new = new.entries != NO_ENTRY
     rank, num_new = rank_of(is_new)
     block = max(-(-num_lanes // _BLOCKS), 1)
     lanes_by_row = lanes_of_rows(rank, is_new, block * _BLOCKS)
@@ -168,10 +167,13 @@ def _write_new(
         lanes = lax.dynamic_slice_in_dim(lanes_by_row, number * block, block)
         is_row = number * block + lax.iota(jnp.int32, block) < num_new
         part = jax.tree.map(lambda column: column[lanes], new)
-        extent = first_chunks(part.count, config)
-        at = jnp.where(is_row, part.entries, NO_ENTRY)
         pages, old_keys, old_tables = replace_entries(
-            pages, at, part.keys, part.tables, part.start, extent
+            pages,
+            jnp.where(is_row, part.entries, NO_ENTRY),
+            part.keys,
+            part.tables,
+            part.start,
+            first_chunks(part.count, config),
         )
         is_given = is_row[:, None] & (initial < part.count[:, None])
         frames = jnp.where(is_given, part.start[:, None] + initial, NULL_FRAME)
@@ -182,17 +184,17 @@ def _write_new(
         )
         values = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
         pool = write_fresh(pool, frames.reshape(-1), values, optimizer)
-        at = jnp.where(is_row, lanes, num_lanes)
+        to = jnp.where(is_row, lanes, num_lanes)
         evicted = jax.tree.map(
-            lambda column, old: column.at[at].set(old, mode="drop"),
+            lambda column, old: column.at[to].set(old, mode="drop"),
             evicted,
             _Evicted(old_keys, old_tables),
         )
         return number + 1, pages, pool, evicted
 
-    start = (jnp.int32(0), state.pages, state.pool, nobody)
+    carry = (jnp.int32(0), state.pages, state.pool, nobody)
     _, pages, pool, evicted = lax.while_loop(
-        lambda carry: carry[0] * block < num_new, write_block, start
+        lambda carry: carry[0] * block < num_new, write_block, carry
     )
     return pages, pool, evicted
 

@@ -179,6 +179,7 @@ def update_frames(
     *,
     step: jax.Array | None = None,
     scale: jax.Array | None = None,
+    purpose: int = 2,
 ) -> tuple[ChunkPool, jax.Array]:
     """Step frames along their gradients.
 
@@ -189,6 +190,7 @@ def update_frames(
       optimizer: the store's optimizer.
       step: `i32[]` updates before this one, for a learning rate that is a schedule.
       scale: `f32[n]` from the optimizer's `scale_of`, for a `table_scale`.
+      purpose: for `rounding_salt`, another one for every pool of a store.
 
     Returns:
       The pool, updated; and `bool[n]`, false for frames left as they were because
@@ -201,7 +203,7 @@ def update_frames(
         columns = lax.iota(jnp.int32, chunk_dim)[None, :]
         places = frames[:, None] * chunk_dim + columns
         # A pool of 16 bits comes from a store, which counts its steps.
-        noise = rounding_salt(jnp.asarray(step), places, purpose=2)
+        noise = rounding_salt(jnp.asarray(step), places, purpose)
         values = round_stochastic(values, noise)
     is_sound = jnp.all(jnp.isfinite(values), axis=-1)
     for slot in jax.tree.leaves(slots):

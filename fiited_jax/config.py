@@ -21,7 +21,7 @@ _UTILITY_BYTES = 2
 _FIXED_BYTES = 7 * _WORD_BYTES
 _MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
 # Ranked by length, many short vectors are worth more than fewer long ones.
-_MEAN_LENGTH = {"lengths": 0.11, "chunks": 1 / 2}
+_MEAN_VALUES = 2
 _VALUE_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
@@ -39,8 +39,10 @@ class EmbeddingConfig:
         `embedding_dim`; vectors read zeros behind them, and what comes there as
         gradient is ignored. `None`: all have `embedding_dim`.
       table_floors: share of `target_frames` that the best chunks of each table get
-        first, whatever those of other tables are worth; `None` for none. Every floor
-        above 0 costs `prune_step` one more ranking.
+        first, behind pinned keys, whatever those of other tables are worth; `None` for
+        none. A floor keeps frames for the table's tracked keys; it does not keep the
+        keys from being evicted. Floors above 0 cost `prune_step` a ranking each, and
+        one more.
       value_dtype: how values are stored, `"float32"` or `"bfloat16"`: half the bytes,
         rounded stochastically by every update; see `fiited_jax.precision`. Optimizer
         state is not rounded.
@@ -84,7 +86,7 @@ class EmbeddingConfig:
     table_dims: tuple[int, ...] | None = None
     table_floors: tuple[float, ...] | None = None
     value_dtype: Literal["float32", "bfloat16"] = "float32"
-    num_ways: int = 16
+    num_ways: int = 32
     id_bits: int = 64
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
     ranking: Literal["lengths", "chunks"] = "lengths"
@@ -214,6 +216,13 @@ class EmbeddingConfig:
         return tuple((chunk + 1) ** -self.length_alpha for chunk in range(count))
 
     @property
+    def floor_frames(self) -> tuple[int, ...]:
+        """Frames that the best chunks of each table get first."""
+        shares = self.table_floors or ()
+        # A share of 0.29 of 100 frames is 29, not what float makes of it.
+        return tuple(int(share * self.target_frames + 1e-6) for share in shares)
+
+    @property
     def owner_dtype(self) -> np.dtype:
         """Holds a table number plus 1."""
         return np.min_scalar_type(self.num_tables)
@@ -259,8 +268,8 @@ class EmbeddingConfig:
         frames_per_entry: float | None = None,
         num_ids: int | None = None,
         filter_share: float = 0.0,
-        shared_share: float = 0.1,
-        num_ways: int = 16,
+        shared_share: float = 0.5,
+        num_ways: int = 32,
         **fields: Any,
     ) -> "EmbeddingConfig":
         """Choose `num_entries` and `num_frames` so that the state fits `budget`.
@@ -270,9 +279,9 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, 0.001 to K; `None` is 11 % of
-            the K chunks, at least one, with `ranking="lengths"`, and half of them with
-            `"chunks"`.
+          frames_per_entry: mean frames per tracked key, 0.001 to K; `None` is two
+            values, or one chunk, with `ranking="lengths"`, and half of the K chunks
+            with `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made
             than they need.
           filter_share: share of the budget for an admission filter, see
@@ -330,11 +339,14 @@ class EmbeddingConfig:
         specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
         if frames_per_entry is None:
-            share = _MEAN_LENGTH[probe.ranking]
-            frames_per_entry = min(max(share * num_chunks, 1), num_chunks)
+            frames_per_entry = num_chunks / 2
+            if probe.ranking == "lengths":
+                frames_per_entry = _MEAN_VALUES / chunk_dim
+            frames_per_entry = min(max(frames_per_entry, 1), num_chunks)
         if num_ids is not None:
             check_int("num_ids", num_ids, 1)
         check_number("frames_per_entry", frames_per_entry, 1e-3, num_chunks)
+        longest = max(probe.table_dims or (embedding_dim,)) // chunk_dim
         kind = FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs)
 
         def parts(total: int) -> tuple[int, int, int]:
@@ -368,7 +380,7 @@ class EmbeddingConfig:
             num_ways=num_ways,
             entry_bytes=probe.entry_bytes,
             frames_per_entry=frames_per_entry,
-            most_chunks=num_chunks / (1 - probe.headroom),
+            most_chunks=longest / (1 - probe.headroom),
             num_ids=num_ids,
         )
         return dataclasses.replace(

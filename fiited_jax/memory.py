@@ -154,16 +154,20 @@ class MemoryReport:
             dimensions that differ.
         """
         rows = [num_ids] if isinstance(num_ids, int | np.integer) else list(num_ids)
+        for number in rows:
+            if not isinstance(number, int | np.integer) or isinstance(number, bool):
+                raise TypeError(f"num_ids must be integers, got {number!r}")
         dims = [embedding_dim] if isinstance(embedding_dim, int) else [*embedding_dim]
-        if len(set(dims)) == 1:
+        if (len(rows) == 1 and len(set(dims)) == 1) or len(dims) == 1:
             dims = dims[:1] * len(rows)
         if len(rows) != len(dims):
             raise ValueError(
-                f"num_ids must be given for each of {len(dims)} tables, whose "
-                f"dimensions differ; got {num_ids}"
+                f"num_ids must be given for each of {len(dims)} tables, or for all if "
+                f"their dimensions are one; got {num_ids}"
             )
         if min(rows, default=0) < 0 or sum(rows) < 1:
             raise ValueError(f"num_ids must be at least 1, got {num_ids}")
+        rows = [int(number) for number in rows]
         pairs = list(zip(rows, dims, strict=True))
         return dataclasses.replace(
             self,

@@ -12,6 +12,7 @@ from jax import lax
 __all__ = ["from_stored", "round_nearest", "round_stochastic", "to_stored"]
 
 _DROPPED_BITS = 16
+_MAX = float(jnp.finfo(jnp.bfloat16).max)
 
 
 def from_stored(stored: jax.Array) -> jax.Array:
@@ -24,6 +25,8 @@ def from_stored(stored: jax.Array) -> jax.Array:
 def to_stored(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Return rounded values `f32[...]` as an array of `dtype` holds them; exact.
 
+    That is as they are, or with `uint16` as the bits of bfloat16.
+
     >>> from_stored(to_stored(jnp.float32([0.5, -3.0]), jnp.dtype("uint16")))
     Array([ 0.5, -3. ], dtype=float32)
     """
@@ -33,8 +36,16 @@ def to_stored(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 
 def round_nearest(values: jax.Array) -> jax.Array:
-    """Round `f32[...]` to the nearest bfloat16, ties to even; `f32[...]`."""
-    return lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+    """Round to the nearest bfloat16, ties to even; what is finite stays so.
+
+    Args:
+      values: `f32[...]`.
+
+    Returns:
+      `f32[...]`.
+    """
+    rounded = lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
+    return jnp.where(jnp.isfinite(values), jnp.clip(rounded, -_MAX, _MAX), values)
 
 
 def round_stochastic(values: jax.Array, noise: jax.Array) -> jax.Array:

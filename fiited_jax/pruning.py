@@ -20,7 +20,15 @@ from .relocation import plan_layout, relocate
 from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState, FrameArena, PageTable
 from .table_rules import allowed_chunks
-from .utility import Bounds, decay_factor, decode, encode, rounding_salt, select_top
+from .utility import (
+    PINNED,
+    Bounds,
+    decay_factor,
+    decode,
+    encode,
+    rounding_salt,
+    select_top,
+)
 
 __all__ = ["PruneInfo", "choose_extents", "prune_step"]
 
@@ -105,7 +113,8 @@ def choose_extents(
       config: sizes and rules.
 
     Returns:
-      `[M]` extents, and `f32[]` the priority that all chosen chunks reach.
+      `[M]` extents, and `f32[]` the priority that all chosen chunks reach, pinned ones
+      apart.
     """
     owned = num_present(pages.extent, config)
     if config.ranking == "chunks":  # a candidate for itself
@@ -126,8 +135,8 @@ def _select_by_table(
 ) -> tuple[jax.Array, jax.Array]:
     """Choose as `select_top` does, within the rules of the tables.
 
-    Every table first gets the best of its own, up to its floor; then all compete for
-    what is left.
+    Pinned keys come first. Then every table gets the best of its own, up to its floor,
+    and all compete for what is left. The threshold is the lowest of these choices.
     """
     tables = pages.owner.astype(jnp.int32) - 1
     limit = allowed_chunks(tables, config)
@@ -136,25 +145,35 @@ def _select_by_table(
         limit = (chunks < limit[:, None]).reshape(-1).astype(jnp.int32)
         tables = jnp.repeat(tables, config.num_chunks)
     owned = jnp.minimum(owned, limit)
-    target, weights = config.target_frames, config.priority_weights
 
-    def reserve(chosen: jax.Array, rule: tuple[jax.Array, jax.Array]) -> Any:
+    def choose(chosen: jax.Array, frames: int | jax.Array, among: jax.Array) -> Any:
+        """Choose up to `frames` more, from elements `among`."""
+        last = jnp.where(among, limit, chosen)
+        bounds = Bounds(chosen, last)
+        weights = config.priority_weights
+        count, threshold = select_top(pages.utility, owned, weights, frames, bounds)
+        return chosen + count, threshold
+
+    def left(chosen: jax.Array) -> jax.Array:
+        return config.target_frames - jnp.sum(chosen, dtype=jnp.int32)
+
+    def fill_floor(chosen: jax.Array, rule: tuple[jax.Array, jax.Array]) -> Any:
         table, floor = rule
-        of_table = jnp.where(tables == table, limit, 0)
-        bounds = Bounds(jnp.zeros_like(limit), of_table)
-        count, _ = select_top(pages.utility, owned, weights, floor, bounds)
-        return chosen + count, None
+        is_own = tables == table
+        held = jnp.sum(jnp.where(is_own, chosen, 0), dtype=jnp.int32)
+        frames = jnp.clip(floor - held, 0, left(chosen))
+        return choose(chosen, frames, is_own)
 
-    floors = [int(share * target) for share in config.table_floors or ()]
-    rules = [(table, floor) for table, floor in enumerate(floors) if floor]
-    reserved = jnp.zeros_like(limit)
+    chosen, threshold = jnp.zeros_like(limit), jnp.float32(PINNED)
+    rules = [rule for rule in enumerate(config.floor_frames) if rule[1]]
     if rules:
+        is_pinned = decode(pages.utility) == PINNED
+        chosen, _ = choose(chosen, config.target_frames, is_pinned)
         columns = jnp.asarray(rules, jnp.int32).T
-        reserved, _ = lax.scan(reserve, reserved, (columns[0], columns[1]))
-    left = target - jnp.sum(reserved, dtype=jnp.int32)
-    bounds = Bounds(reserved, limit)
-    count, threshold = select_top(pages.utility, owned, weights, left, bounds)
-    return reserved + count, threshold
+        chosen, thresholds = lax.scan(fill_floor, chosen, (columns[0], columns[1]))
+        threshold = jnp.min(thresholds)
+    chosen, of_all = choose(chosen, left(chosen), jnp.ones_like(limit, bool))
+    return chosen, jnp.minimum(threshold, of_all)
 
 
 def _decayed(codes: jax.Array, factor: jax.Array, step: jax.Array) -> jax.Array:

@@ -10,8 +10,9 @@ from .sparse_optim import SlotSpec
 __all__ = ["LANES", "FrameKind", "fit_sizes", "parse_bytes", "pool_line_shape"]
 
 LANES = 128  # the lane count of a TPU register, and of every line we store
-# A page table this much larger than its keys evicts next to none of them.
-_ENTRIES_PER_ID = 1.25
+# A page table this much larger than its keys evicts few of them.
+_ENTRIES_PER_ID = 1.1
+_MOST_PER_NEED = 4
 
 
 def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
@@ -88,7 +89,7 @@ class FrameKind(NamedTuple):
 
     def most_within(self, num_bytes: int) -> int:
         """The most frames whose arrays fit `num_bytes`, at least 2."""
-        low, high = 2, max(num_bytes // (self.chunk_dim * self.value_bytes), 3)
+        low, high = 2, num_bytes // (self.chunk_dim * self.value_bytes) + 1
         while high - low > 1:
             middle = (low + high) // 2
             fits = self.bytes_of(middle) <= num_bytes
@@ -124,17 +125,18 @@ def fit_sizes(
     bucket_bytes = num_ways * entry_bytes
     frame_bytes = kind.bytes_of(LANES) / LANES
     mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
-    most_buckets = (num_bytes - kind.bytes_of(2)) // bucket_bytes
-    num_buckets = min(max(int(num_bytes / mean_bucket), 1), most_buckets)
-    most_buckets = num_bytes
+    possible = (num_bytes - kind.bytes_of(2)) // bucket_bytes
+    num_buckets = min(max(int(num_bytes / mean_bucket), 1), possible)
     if num_ids is not None:
         needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
-        num_buckets, most_buckets = min(num_buckets, needed), 4 * needed
+        num_buckets = min(num_buckets, needed)
     num_frames = kind.most_within(num_bytes - num_buckets * bucket_bytes)
     if num_ids is not None:  # frames for every chunk of every entry will do
         most_frames = math.ceil(num_buckets * num_ways * most_chunks) + 2
         num_frames = min(num_frames, most_frames)
     # What a whole frame does not fill still holds buckets.
     left = num_bytes - num_buckets * bucket_bytes - kind.bytes_of(num_frames)
-    num_buckets = min(num_buckets + left // bucket_bytes, most_buckets)
+    num_buckets += left // bucket_bytes
+    if num_ids is not None:  # a few times what is needed: fewer keys share a bucket
+        num_buckets = min(num_buckets, _MOST_PER_NEED * needed)
     return num_buckets * num_ways, num_frames

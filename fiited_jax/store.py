@@ -48,7 +48,7 @@ class EmbeddingStore:
 
     >>> import fiited_jax as fj
     >>> config = fj.EmbeddingConfig(
-    ...     embedding_dim=4, chunk_dim=2, num_entries=16, num_frames=9)
+    ...     embedding_dim=4, chunk_dim=2, num_entries=32, num_frames=9)
     >>> store = fj.EmbeddingStore(config, fj.rowwise_adagrad(0.1))
     >>> state = store.init(jax.random.key(0))
     >>> state, handle, info = store.admit(state, jnp.array([7, 7, -1]))
@@ -59,7 +59,8 @@ class EmbeddingStore:
       Luo et al., "Fine-grained embedding dimension optimization during training for
       recommender systems", arXiv:2401.04408. Deviations: the page table is hashed
       and bounded, an entry names a run of frames and not each of them, vectors are
-      ranked by length unless `ranking="chunks"`, all sizes are fixed at `init`.
+      ranked by length unless `ranking="chunks"`, all sizes are fixed at `init`. Rules
+      per table, values of 16 bits, the shared pool and the admission filter are ours.
     """
 
     config: EmbeddingConfig
@@ -296,12 +297,12 @@ class EmbeddingStore:
     def prune_step(self, state: EmbeddingState) -> tuple[EmbeddingState, PruneInfo]:
         """Give the frames to the chunks of highest utility, between updates.
 
-        All chunks of all tables compete by the priorities of `config.ranking`: the best
-        `config.target_frames` are chosen exactly (ties go to lower indices), the
-        others lose their frames, and chosen chunks without a frame get one, fresh in
-        values and optimizer state. Runs of frames move, in place, so that none are
-        idle. If less than `config.hysteresis` of the target would change, nothing
-        moves. Utilities are decayed to now in any case.
+        All chunks of all tables compete by the priorities of `config.ranking`, behind
+        `config.table_floors`: the best `config.target_frames` are chosen exactly (ties
+        go to lower indices), the others lose their frames, and chosen chunks without a
+        frame get one, fresh in values and optimizer state. Runs of frames move, in
+        place, so that none are idle. If less than `config.hysteresis` of the frames in
+        use would change, nothing moves. Utilities are decayed to now in any case.
 
         Args:
           state: the store's state; donate it. Its handles stay valid.

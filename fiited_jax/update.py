@@ -221,6 +221,7 @@ def _step_shared(
         summed.reshape(-1, chunk_dim),
         optimizer,
         step=step,
+        purpose=3,
     )
     is_sound = is_finite & is_sound.reshape(targets.shape)
     return pool, jnp.sum((targets != NULL_FRAME) & ~is_sound)

@@ -113,7 +113,10 @@ def rounding_salt(step: jax.Array, indices: jax.Array, purpose: int = 0) -> jax.
 
 
 class Bounds(NamedTuple):
-    """Which candidates of each element there are: `first[i]` to `limit[i] - 1`."""
+    """Which candidates of each element there are: `first[i]` to `limit[i] - 1`.
+
+    `first` is at most `limit`.
+    """
 
     first: jax.Array  # i32[n]
     limit: jax.Array  # i32[n]
@@ -142,8 +145,9 @@ def select_top(
         K * 2^16 words.
 
     Returns:
-      `i32[n]` how many of the candidates of each element are chosen, the first ones,
-      and `f32[]` the priority that all of them reach.
+      `i32[n]` how many of the candidates of each element are chosen, the first ones
+      that there are, and `f32[]` the priority that all of them reach, infinite for a
+      target of 0.
 
     >>> codes = encode(jnp.float32([3.0, 0.0, 8.0]), jnp.uint32([0, 0, 0]))
     >>> select_top(codes, jnp.array([0, 0, 0]), (1.0, 0.5), 3)
@@ -155,8 +159,8 @@ def select_top(
     def reaching(bits: jax.Array) -> jax.Array:
         """Count the candidates whose priority has at least these bits, 1 or more."""
 
-        def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> Any:
-            low, high = bounds  # the lowest code that reaches is in (low, high]
+        def halve(_: int, span: tuple[jax.Array, jax.Array]) -> Any:
+            low, high = span  # the lowest code that reaches is in (low, high]
             middle = (low + high) // 2
             reaches = _bits(decode(middle) * scale) >= bits
             return jnp.where(reaches, low, middle), jnp.where(reaches, middle, high)
@@ -202,9 +206,8 @@ def _count_at_least(
         counts = jnp.zeros((1, _NUM_CODES), jnp.int32).at[0, at].add(1)
     else:
         begins = jnp.zeros((num_candidates + 1, _NUM_CODES), jnp.int32)
-        is_any = (bounds.first < bounds.limit).astype(jnp.int32)
-        begins = begins.at[bounds.first, at].add(is_any)
-        begins = begins.at[bounds.limit, at].add(-is_any)
+        begins = begins.at[bounds.first, at].add(1)
+        begins = begins.at[bounds.limit, at].add(-1)
         counts = jnp.cumsum(begins[:-1], axis=0)
     at_least = jnp.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
     return jnp.pad(at_least, ((0, 0), (0, 1)))

@@ -44,7 +44,7 @@ def vector_grad_norm(handle: Handle, vector_grads: jax.Array) -> jax.Array:
 
     >>> import fiited_jax as fj
     >>> store = fj.EmbeddingStore(
-    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=16,
+    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=32,
     ...                        num_frames=9), fj.rowwise_adagrad(0.1))
     >>> state = store.init(jax.random.key(0))
     >>> _, handle, _ = store.admit(state, jnp.array([7, 7, 5]))
@@ -87,7 +87,7 @@ def clip_vector_grads(
 
     >>> import fiited_jax as fj
     >>> store = fj.EmbeddingStore(
-    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=16,
+    ...     fj.EmbeddingConfig(embedding_dim=1, chunk_dim=1, num_entries=32,
     ...                        num_frames=9), fj.rowwise_adagrad(0.1))
     >>> state = store.init(jax.random.key(0))
     >>> _, handle, _ = store.admit(state, jnp.array([7, 7, 5]))

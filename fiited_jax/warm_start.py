@@ -111,7 +111,7 @@ def from_dense(
 
     >>> import fiited_jax as fj
     >>> config = fj.EmbeddingConfig(
-    ...     embedding_dim=4, chunk_dim=2, num_entries=16, num_frames=4, headroom=0.0,
+    ...     embedding_dim=4, chunk_dim=2, num_entries=32, num_frames=4, headroom=0.0,
     ...     length_alpha=1.0)
     >>> table = np.float32([[3, 4, 1, 1], [0, 1, 0, 0], [6, 8, 2, 2]])
     >>> store, state, info = fj.from_dense(

@@ -5,9 +5,9 @@ import os
 # Most of the time is compilation, of code that runs a few times on small arrays.
 os.environ["XLA_FLAGS"] = " ".join(
     [
-        os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        os.environ.get("XLA_FLAGS", ""),  # the last one counts
     ]
 )
 

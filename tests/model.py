@@ -276,25 +276,18 @@ class Model:
                     if has or worth[chunk] > 0:
                         chunks.append((-worth[chunk], index, chunk, has))
         chunks.sort()
-        target = config.target_frames
-        reserved = self.reserved(chunks)
-        rest = [chunk for chunk in chunks if chunk not in reserved]
-        left = target - len(reserved)
-        chosen = reserved | set(rest[:left])
+        chosen, reached = self.chosen(chunks)
         winners = [chunk[1:3] for chunk in chunks if not chunk[3] and chunk in chosen]
         losers = [chunk[1:3] for chunk in chunks if chunk[3] and chunk not in chosen]
         asked = max(len(winners), len(losers), self.idle)
         used = sum(len(entry.chunks) for entry in self.ways if entry is not None)
-        base = np.float32(min(max(used, 1), target))
+        base = np.float32(min(max(used, 1), config.target_frames))
         share = np.float32(asked) / base
         moves = asked > 0 and share >= np.float32(config.hysteresis)
         age = (self.step - self.decayed_at) / config.half_life
         for entry in self.ways:
             if entry is not None:
                 entry.utility *= np.float32(2.0 ** -min(age, 64))
-        reached = (
-            np.inf if not left else -rest[left - 1][0] if rest[left - 1 :] else 0.0
-        )
         self.threshold = reached * 2.0 ** -min(age, 64)
         self.decayed_at = self.step
         if not moves:
@@ -307,13 +300,24 @@ class Model:
         self.idle, self.unused = 0, config.num_frames - 1 - in_use
         return len(losers), len(winners)
 
-    def reserved(self, chunks):
-        """Those of ranked chunks that the floors of their tables keep."""
-        kept = set()
-        for table, share in enumerate(self.config.table_floors or ()):
+    def chosen(self, chunks):
+        """The ranked chunks that shall have a frame, and the priority they reach."""
+        chosen, reached = set(), np.inf
+
+        def add(own, frames):
+            """Choose up to so many more; return the priority they reach."""
+            frames = min(frames, self.config.target_frames - len(chosen))
+            own = [chunk for chunk in own if chunk not in chosen]
+            chosen.update(own[: max(frames, 0)])
+            if frames <= 0:
+                return np.inf
+            return -own[frames - 1][0] if len(own) >= frames else 0.0
+
+        for table, floor in enumerate(self.config.floor_frames):
             own = [chunk for chunk in chunks if self.ways[chunk[1]].key[2] == table]
-            kept |= set(own[: int(share * self.config.target_frames)])
-        return kept
+            if floor:
+                reached = min(reached, add(own, floor))
+        return chosen, min(reached, add(chunks, self.config.target_frames))
 
     def compare(self, state):
         """Integers and structure exactly; utilities and values closely, then taken."""

@@ -57,3 +57,12 @@ def test_rows_within_is_the_most_that_fits(num_bytes):
     rows = rows_within(num_bytes, 16, optimizer)
     assert rows == 0 or table_bytes(rows, 16, optimizer) <= num_bytes
     assert table_bytes(rows + 1, 16, optimizer) > num_bytes
+
+
+@pytest.mark.parametrize("width", [16, 24, 128])
+def test_what_fits_exactly_is_not_refused(width):
+    optimizer = fj.sparse(optax.sgd(0.1))  # no slots: nothing but the values
+    for rows in (1, 7, 1023):
+        assert (
+            rows_within(table_bytes(rows, width, optimizer), width, optimizer) >= rows
+        )

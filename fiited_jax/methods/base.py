@@ -101,7 +101,7 @@ class Request:
     frames_per_entry: float | None = None
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"
-    shared_share: float = 0.1
+    shared_share: float = 0.5
     value_dtype: Literal["float32", "bfloat16"] = "float32"
     initial_scale: float = 0.01
 

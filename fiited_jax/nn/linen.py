@@ -44,7 +44,7 @@ class PagedEmbed(nn.Module):
     >>> class Model(nn.Module):
     ...     def setup(self):
     ...         config = fj.EmbeddingConfig(
-    ...             embedding_dim=4, chunk_dim=2, num_entries=16, num_frames=9)
+    ...             embedding_dim=4, chunk_dim=2, num_entries=32, num_frames=9)
     ...         self.embed = PagedEmbed(config, fj.rowwise_adagrad(0.1))
     ...         self.top = nn.Dense(1)
     ...     def __call__(self, ids):  # to initialize, to evaluate

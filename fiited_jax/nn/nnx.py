@@ -37,7 +37,7 @@ class PagedEmbed(nnx.Module):
     >>> import fiited_jax as fj
     >>> import jax.numpy as jnp
     >>> config = fj.EmbeddingConfig(
-    ...     embedding_dim=4, chunk_dim=2, num_entries=16, num_frames=9)
+    ...     embedding_dim=4, chunk_dim=2, num_entries=32, num_frames=9)
     >>> embed = PagedEmbed(config, fj.rowwise_adagrad(0.1), rngs=nnx.Rngs(0))
     >>> handle, info = embed.admit(jnp.array([3, 5]))
     >>> info = embed.apply_gradients(handle, jnp.ones((2, 4)))

@@ -50,8 +50,8 @@ class TrainOptions:
       prune_warmup: steps in which that interval grows to its length: an eighth of it in
         the first quarter of the warm-up, then a quarter, and half from its middle on.
       half_life: steps in which an untouched utility halves.
-      frames_per_entry: frames of the pool per tracked key. By default 11 % of the
-        chunks with ranking lengths, half of them with ranking chunks.
+      frames_per_entry: frames of the pool per tracked key. By default two
+        values with ranking lengths, half of the chunks with ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
       fallback: what ids read where they have no values: zero, or vectors that they
@@ -93,7 +93,7 @@ class TrainOptions:
     frames_per_entry: Annotated[float | None, _optional("FLOAT")] = None
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"
-    shared_share: float = 0.1
+    shared_share: float = 0.5
     value_dtype: Literal["float32", "bfloat16"] = "float32"
     on_full: Literal["evict", "error"] = "evict"
     seed: int = 0

@@ -25,7 +25,7 @@ OPTIMIZERS = {
         ("embedding_dim", 8.0, TypeError, "8.0"),
         ("chunk_dim", 3, ValueError, "embedding_dim=8, got 3"),
         ("chunk_dim", -2, ValueError, "-2"),
-        ("num_entries", 65, ValueError, "num_ways=16, got 65"),
+        ("num_entries", 65, ValueError, "num_ways=32, got 65"),
         ("num_entries", 1 << 30, ValueError, "2\\^31"),
         ("num_frames", 1, ValueError, "at least 2, got 1"),
         ("num_ways", 0, ValueError, "num_ways"),
@@ -99,6 +99,7 @@ def test_from_budget_fills_but_never_exceeds(budget, widths, optimizer, share):
     [
         {"frames_per_entry": 0.001},
         {"frames_per_entry": 2.0},
+        {"embedding_dim": 24, "chunk_dim": 24},
         {"filter_share": 0.3},
         {"fallback": "shared", "shared_share": 0.5},
         {"fallback": "shared", "filter_share": 0.4, "value_dtype": "bfloat16"},

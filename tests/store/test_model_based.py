@@ -83,6 +83,7 @@ CASES = {
         "num_entries": 128,
         "table_dims": (8, 8, 4, 6),
         "table_floors": (0.0, 0.1, 0.25, 0.5),
+        "filter_slots": 97,
         "fallback": "shared",
         "num_shared": 5,
     },
@@ -91,6 +92,7 @@ CASES = {
         "num_entries": 128,
         "table_dims": (8, 2, 8, 8),
         "table_floors": (0.25, 0.25, 0.25, 0.25),
+        "filter_slots": 97,
     },
     "bfloat16": {
         "num_entries": 128,

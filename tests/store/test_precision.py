@@ -66,7 +66,9 @@ def test_small_steps_add_up():
     assert state.pool.values.dtype == np.uint16
     # Rounded to the nearest they would all be at 1: a step is a quarter of a rounding.
     np.testing.assert_allclose(values.mean(), 1.999, rtol=0.02)
-    assert len(np.unique(values)) > 8  # every value has a rounding of its own
+    # Every value has a rounding of its own, within a frame too.
+    assert len(np.unique(values)) > 8
+    assert np.mean(values[:, ::2] != values[:, 1::2]) > 0.8
 
 
 def test_the_same_seed_rounds_the_same():
@@ -87,6 +89,40 @@ def test_a_value_that_would_round_to_infinity_is_left_alone():
     assert np.all(np.isfinite(store.lookup(state, ids)))
     assert 0 < int(info.non_finite) == 64 - int(info.updated)
     assert np.any(np.asarray(store.lookup(state, ids)) == np.asarray(before))
+
+
+def test_fresh_values_are_the_nearest_to_those_of_float32():
+    ids, vectors = np.arange(64, dtype=np.int32), []
+    for dtype in ("float32", "bfloat16"):
+        store = make_store(value_dtype=dtype, initial_chunks=4, num_frames=300)
+        state, handle, _ = store.admit(store.init(jax.random.key(0)), ids)
+        vectors.append(store.gather(state, handle))
+    np.testing.assert_array_equal(round_nearest(vectors[0]), vectors[1])
+
+
+def test_the_two_pools_round_apart():
+    fields = {"fallback": "shared", "num_shared": 20, "value_dtype": "bfloat16"}
+    store = make_store(SGD, initial_scale=0.0, **fields)
+    state, ids = store.init(jax.random.key(0)), np.arange(32, dtype=np.int32)
+    state, handle, _ = store.admit(state, ids)
+    for _ in range(5):
+        state, _ = store.apply_gradients(state, handle, jnp.full((32, 8), 0.001))
+    own, shared = (np.asarray(p.values).reshape(-1) for p in (state.pool, state.shared))
+    both = (own[: shared.size] != 0) & (shared != 0)
+    assert both.sum() > 20
+    # The same steps at the same places of both pools.
+    assert np.mean(own[: shared.size][both] == shared[both]) < 0.8
+
+
+def test_large_values_of_dense_tables_stay_finite():
+    most = float(np.finfo(np.float32).max)
+    store = make_store(value_dtype="bfloat16")
+    table = np.float32([[most] * 8, [-most] * 8])
+    store, state, _ = fj.from_dense(
+        [table], store.config, store.optimizer, key=jax.random.key(0)
+    )
+    got = np.asarray(store.lookup(state, np.arange(2, dtype=np.int32)))
+    np.testing.assert_allclose(got, table, rtol=2.0**-7)
 
 
 @pytest.mark.parametrize("fallback", ["zero", "shared"])
