@@ -91,7 +91,9 @@ def test_from_budget_fills_but_never_exceeds(budget, widths, optimizer, share):
         optimizer=OPTIMIZERS[optimizer],
         frames_per_entry=share,
     )
-    assert 0.95 * budget <= live_bytes(config, OPTIMIZERS[optimizer]) <= budget
+    live = live_bytes(config, OPTIMIZERS[optimizer])
+    assert 0.95 * budget <= live <= budget
+    assert budget - live < config.num_ways * config.entry_bytes
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_from_budget_fills_but_never_exceeds(budget, widths, optimizer, share):
     [
         {"frames_per_entry": 0.001},
         {"frames_per_entry": 2.0},
-        {"embedding_dim": 24, "chunk_dim": 24},
+        {"embedding_dim": 256, "chunk_dim": 256, "frames_per_entry": 0.001},
         {"filter_share": 0.3},
         {"fallback": "shared", "shared_share": 0.5},
         {"fallback": "shared", "filter_share": 0.4, "value_dtype": "bfloat16"},
