@@ -80,8 +80,10 @@ def test_the_help_reads_well_at_80_columns(monkeypatch, capsys):
     for field in dataclasses.fields(training.TrainOptions):
         assert f"--{field.name.replace('_', '-')} " in text
     # A line of the docstring that starts with anything but a letter breaks the text.
-    _, attributes = (training.TrainOptions.__doc__ or "").split("Attributes:\n")
-    assert all(line.strip()[0].isalpha() for line in attributes.rstrip().splitlines())
+    for options in (training.SharedOptions, training.TrainOptions):
+        _, attributes = (options.__doc__ or "").split("Attributes:\n")
+        lines = attributes.rstrip().splitlines()
+        assert all(line.strip()[0].isalpha() for line in lines)
 
 
 def test_a_full_store_ends_the_run_if_asked_to(tmp_path, capsys):
