@@ -16,16 +16,16 @@ class ValidationStream:
     """The train split of a stream as a stream: its end is the test split of this one.
 
     The test split of the stream itself is never read. The vocabulary is that of the
-    examples before the slice, so that an id first met in the slice is unknown, as it is
-    in a test split.
+    examples before the slice, so that an id first met in the slice is unknown, as one
+    of a test split is.
 
     Args:
       stream: What to cut.
-      fraction: Share of the train split in the slice, above 0 and below 1; both parts
-        must hold an example.
+      validation_fraction: Share of the train split in the slice, above 0 and below 1;
+        both parts must hold an example.
 
     Raises:
-      ValueError: `fraction` is out of range, or leaves a part empty.
+      ValueError: `validation_fraction` is out of range or leaves a part empty.
 
     >>> from fiited_jax.data import DemoStream
     >>> stream = ValidationStream(DemoStream(num_train=1000, num_test=1), 0.1)
@@ -33,12 +33,14 @@ class ValidationStream:
     (900, 100)
     """
 
-    def __init__(self, stream: ClickStream, fraction: float):
-        num_test = round(stream.num_train * fraction) if 0 < fraction < 1 else 0
+    def __init__(self, stream: ClickStream, validation_fraction: float):
+        fraction = validation_fraction if 0 < validation_fraction < 1 else 0.0
+        num_test = round(stream.num_train * fraction)
         if not 0 < num_test < stream.num_train:
             raise ValueError(
-                "fraction must be above 0 and below 1 and leave each part of the "
-                f"{stream.num_train} train examples at least one, got {fraction}"
+                "validation_fraction must be above 0 and below 1 and leave each part "
+                f"of the {stream.num_train} train examples at least one, "
+                f"got {validation_fraction}"
             )
         self.name = stream.name
         self.num_dense = stream.num_dense
