@@ -1,14 +1,18 @@
 """The cells of a comparison: which run, with what, and which are found again."""
 
+import io
 import json
+import re
 
 import pytest
+from rich.console import Console
 
 from compared import STREAM, FakeRunner, make_options, run_fake
-from fiited_jax.comparison import cells
+from fiited_jax.comparison import CompareProgress, cells
 from fiited_jax.comparison.options import TUNING_SEED
 from fiited_jax.comparison.results import ResultsFile
 from fiited_jax.data import DemoStream
+from fiited_jax.training import TrainOptions
 
 
 def results(out):
@@ -186,3 +190,23 @@ def test_a_file_that_holds_something_else_is_refused(line, tmp_path):
     with pytest.raises(ValueError, match="line 2 is not a result"):
         ResultsFile(path)
     assert path.read_bytes().endswith(line + b"\n")
+
+
+def test_the_bar_fits_80_columns():
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True)
+    progress = CompareProgress(console)
+    options = TrainOptions(method="small_dim", compression=10, learning_rate=0.003)
+    progress.open(400)
+    progress.begin(cells.Cell("tuning", options, 0.1))
+    progress.start(2_500)
+    progress.log({"step": 2_480})
+    progress.finish({"auc": 0.71234})
+    progress.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    lines = [line.rstrip() for line in re.split(r"[\r\n]", text) if line.strip()]
+    cell = "tuning small_dim 10x, learning rate 0.003"
+    assert f"{cell}: AUC 0.7123, 399 left" in lines
+    assert max(map(len, lines)) <= 80
+    assert re.match(r" *1/400 .*", lines[-1])
+    assert lines[-1].endswith(f"{cell}, step 2480/2500")
