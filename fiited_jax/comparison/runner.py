@@ -62,7 +62,7 @@ class TrainerRunner:
         try:
             result = self._train(cell)
         finally:
-            gc.collect()  # a trainer is a cycle; its state and its code go here
+            gc.collect()  # compiled code is held by cycles
         return {**result, "seconds": round(time.perf_counter() - started, 2)}
 
     def _train(self, cell: Cell) -> dict[str, Any]:
