@@ -1,10 +1,12 @@
 """The command `fiited`. Needs the `[train]` extra."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
+    from .comparison import CompareOptions
     from .training import TrainOptions
 
 __all__ = ["main"]
@@ -24,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if arguments is None else arguments
         try:
             _check_not_empty(arguments)
-            options = _parse(arguments)
+            command = _parse(arguments)
         except ModuleNotFoundError as error:
             return _refuse(f"{error}; pip install 'fiited_jax[train]' brings it")
         except ValueError as error:
             return _refuse(error)
-        return _train(options)
+        return command()
     except KeyboardInterrupt:
         print("fiited: interrupted", file=sys.stderr)
         return 130
@@ -50,10 +52,15 @@ def _check_not_empty(arguments: Sequence[str]) -> None:
         before = name if is_option else "an argument"
 
 
-def _parse(arguments: Sequence[str]) -> "TrainOptions":
-    """Read the command line; exits with 2 by itself if it cannot be parsed."""
+def _parse(arguments: Sequence[str]) -> Callable[[], int]:
+    """Read the command line; exits with 2 by itself if it cannot be parsed.
+
+    Returns:
+      What runs the command and returns its exit status.
+    """
     import tyro
 
+    from .comparison import CompareOptions
     from .training import TrainOptions
 
     app = tyro.extras.SubcommandApp()
@@ -61,12 +68,22 @@ def _parse(arguments: Sequence[str]) -> "TrainOptions":
     @app.command(name="train")
     def train(
         options: Annotated[TrainOptions, tyro.conf.arg(name="")],
-    ) -> TrainOptions:
+    ) -> Callable[[], int]:
         """Train a DLRM and prune its embeddings while it trains.
 
         fiited train --data criteo --path train.txt --compression 10 --out runs/criteo
         """
-        return options
+        return lambda: _train(options)
+
+    @app.command(name="compare")
+    def compare(
+        options: Annotated[CompareOptions, tyro.conf.arg(name="")],
+    ) -> Callable[[], int]:
+        """Compare embedding methods at equal all-in bytes.
+
+        fiited compare --data criteo --path train.txt --sizes 2,10,50 --out runs/compare
+        """
+        return lambda: _compare(options)
 
     return app.cli(
         prog="fiited", description="Embeddings pruned in training.", args=arguments
@@ -82,11 +99,8 @@ def _train(options: "TrainOptions") -> int:
     from .data import DataError
 
     console = Console()
-    if options.out is not None:  # find out before the work, not after it
-        try:
-            training.check_writable(options.out)
-        except OSError as error:
-            return _refuse(f"out must be a folder that can be written: {error}")
+    if options.out is not None and (unusable := _check_out(options.out)):
+        return _refuse(unusable)
     try:
         stream = training.open_stream(options)
         trainer = training.Trainer(options, stream)
@@ -105,12 +119,58 @@ def _train(options: "TrainOptions") -> int:
         try:
             training.write_outputs(options.out, options, result, summary)
         except OSError as error:
-            print(f"fiited: error: out cannot be written: {error}", file=sys.stderr)
-            return 1
+            return _fail_to_write(error)
     training.print_summary(console, options, summary)
     if options.out is not None:
         console.print(f"written to {options.out}")
     return 0
+
+
+def _compare(options: "CompareOptions") -> int:
+    """Run all cells that are missing, then write the report."""
+    import jax
+    from rich.console import Console
+
+    from . import comparison
+    from .data import DataError
+
+    console = Console()
+    if unusable := _check_out(options.out):
+        return _refuse(unusable)
+    progress = comparison.CompareProgress(console)
+    try:
+        stream = comparison.open_data(options)
+        cells = comparison.Comparison(options, stream, progress)
+    except (OSError, ValueError) as error:
+        return _refuse(error)
+    try:
+        outcomes = cells.run()
+        comparison.write_report(options, stream, outcomes)
+    except DataError as error:
+        return _refuse(error)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        return _refuse(_too_large(error))
+    except OSError as error:
+        return _fail_to_write(error)
+    console.print("\n".join(comparison.verdict(outcomes)), markup=False, soft_wrap=True)
+    console.print(f"written to {options.out}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _check_out(out: Path) -> str | None:
+    """Say what is wrong with the folder, before the work and not after it."""
+    from .training import check_writable
+
+    try:
+        check_writable(out)
+    except OSError as error:
+        return f"out must be a folder that can be written: {error}"
+    return None
+
+
+def _fail_to_write(error: OSError) -> int:
+    print(f"fiited: error: out cannot be written: {error}", file=sys.stderr)
+    return 1
 
 
 def _too_large(error: Exception) -> str:

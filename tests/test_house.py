@@ -30,6 +30,7 @@ LAYERS = [
     {"nn", "warm_start"},
     {"models", "methods", "data"},
     {"training"},
+    {"comparison"},
     {"cli"},
 ]
 

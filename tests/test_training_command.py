@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from criteo_rows import make_rows, write
-from fiited_jax import cli, training
+from fiited_jax import cli, comparison, training
 from fiited_jax.memory import MemoryReport
 from fiited_jax.nn.nnx import PagedEmbed
 from fiited_jax.training.room import check_room
@@ -69,19 +70,23 @@ def test_a_backend_may_not_report_its_memory(monkeypatch, tmp_path, capsys):
     assert "not reported" in capsys.readouterr().out
 
 
-def test_the_help_reads_well_at_80_columns(monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_the_help_reads_well_at_80_columns(command, monkeypatch, capsys):
+    own = {"train": training.TrainOptions, "compare": comparison.CompareOptions}
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["train", "--help"])
+        cli.main([command, "--help"])
     text = capsys.readouterr().out
-    assert "fiited train --data criteo" in text
+    assert f"fiited {command} --data criteo" in text
     assert "None" not in text  # an option without a default says what it takes
     assert max(map(len, text.splitlines())) <= 80
-    for field in dataclasses.fields(training.TrainOptions):
-        assert f"--{field.name.replace('_', '-')} " in text
+    for field in dataclasses.fields(own[command]):
+        assert re.search(rf"--{field.name.replace('_', '-')}[ ,]", text)
     # A line of the docstring that starts with anything but a letter breaks the text.
-    _, attributes = (training.TrainOptions.__doc__ or "").split("Attributes:\n")
-    assert all(line.strip()[0].isalpha() for line in attributes.rstrip().splitlines())
+    for options in (training.SharedOptions, own[command]):
+        _, attributes = (options.__doc__ or "").split("Attributes:\n")
+        lines = attributes.rstrip().splitlines()
+        assert all(line.strip()[0].isalpha() for line in lines)
 
 
 def test_a_full_store_ends_the_run_if_asked_to(tmp_path, capsys):

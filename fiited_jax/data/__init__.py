@@ -13,6 +13,7 @@ from .stream import rebatch as rebatch
 from .table import TableStream as TableStream
 from .table import text_id as text_id
 from .table_schema import TableSchema as TableSchema
+from .validation import ValidationStream as ValidationStream
 from .vocabulary import Vocabulary as Vocabulary
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Split",
     "TableSchema",
     "TableStream",
+    "ValidationStream",
     "Vocabulary",
     "rebatch",
     "text_id",

@@ -10,9 +10,12 @@ from .outputs import write_outputs as write_outputs
 from .progress import SilentReporter as SilentReporter
 from .progress import make_reporter as make_reporter
 from .room import StoreFullError as StoreFullError
+from .shared_options import SharedOptions as SharedOptions
+from .shared_options import optional as optional
 from .streams import open_stream as open_stream
 
 __all__ = [
+    "SharedOptions",
     "SilentReporter",
     "StoreFullError",
     "TrainOptions",
@@ -21,6 +24,7 @@ __all__ = [
     "check_writable",
     "make_reporter",
     "open_stream",
+    "optional",
     "print_summary",
     "summarize",
     "write_outputs",

@@ -8,7 +8,7 @@ from ..data import (
     MovieLensStream,
     TableStream,
 )
-from .options import TrainOptions
+from .shared_options import SharedOptions
 
 __all__ = ["open_stream"]
 
@@ -20,7 +20,7 @@ _READERS = {
 }
 
 
-def open_stream(options: TrainOptions) -> ClickStream:
+def open_stream(options: SharedOptions) -> ClickStream:
     """Open the data that the options name.
 
     Raises:

@@ -1,0 +1,137 @@
+"""The cells of a comparison: one training run each."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ..data import ClickStream
+from ..training import TrainOptions
+from ..version import __version__
+from .options import TUNING_SEED, CompareOptions
+
+__all__ = ["Cell", "Line", "final_cells", "fingerprint", "lines", "tuning_cells"]
+
+# Options that say where data lie and what is told, and do not change a result.
+_NOT_IN_KEY = ("path", "schema", "log_every", "out")
+_READ_SIZE = 1 << 14
+
+
+class Line(NamedTuple):
+    """A method at a size: what is tuned together and reported as one line.
+
+    Attributes:
+      method: its name.
+      size: compression, `None` for method full.
+    """
+
+    method: str
+    size: float | None
+
+    def __str__(self) -> str:
+        """Return a short name, such as `hash 10x`."""
+        return self.method if self.size is None else f"{self.method} {self.size:g}x"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+      kind: tuning runs are trained on the head of the training split and scored on its
+        validation slice, final ones trained on all of it and scored on the test split.
+      options: of the run.
+      validation_fraction: share of the slice; `None` for a final run.
+    """
+
+    kind: Literal["tuning", "final"]
+    options: TrainOptions
+    validation_fraction: float | None = None
+
+    @property
+    def line(self) -> Line:
+        """What it belongs to."""
+        return Line(self.options.method, self.options.compression)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from other cells, as plain values."""
+        options = dataclasses.asdict(self.options)
+        return {
+            "kind": self.kind,
+            "method": options.pop("method"),
+            "size": options.pop("compression"),
+            "seed": options.pop("seed"),
+            "learning_rate": options.pop("learning_rate"),
+            "validation_fraction": self.validation_fraction,
+            "options": {
+                name: value
+                for name, value in options.items()
+                if name not in _NOT_IN_KEY
+            },
+        }
+
+    def key(self, data: str) -> str:
+        """Return the name under which its result is found again.
+
+        Args:
+          data: `fingerprint` of the stream.
+        """
+        described = {**self.describe(), "data": data, "version": __version__}
+        text = json.dumps(described, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def __str__(self) -> str:
+        """Return a short name, such as `tuning hash 10x, learning rate 0.1`."""
+        if self.kind == "tuning":
+            return f"tuning {self.line}, learning rate {self.options.learning_rate:g}"
+        return f"{self.line}, seed {self.options.seed}"
+
+
+def lines(options: CompareOptions) -> list[Line]:
+    """Return what is compared, method after method."""
+    return [
+        Line(method, size)
+        for method in options.method_names()
+        for size in ((None,) if method == "full" else options.compressions())
+    ]
+
+
+def tuning_cells(options: CompareOptions, line: Line) -> list[Cell]:
+    """Return the search of a line, one run per learning rate; nothing for one rate."""
+    rates = options.rates()
+    if len(rates) == 1:
+        return []
+    return [
+        Cell(
+            "tuning",
+            options.train_options(*line, seed=TUNING_SEED, learning_rate=rate),
+            options.validation_fraction,
+        )
+        for rate in rates
+    ]
+
+
+def final_cells(options: CompareOptions, line: Line, rate: float) -> list[Cell]:
+    """Return the reported runs of a line, one per seed."""
+    return [
+        Cell("final", options.train_options(*line, seed=seed, learning_rate=rate))
+        for seed in range(options.num_seeds())
+    ]
+
+
+def fingerprint(stream: ClickStream) -> str:
+    """Hash every example of a stream and where it is split; reads all of it.
+
+    Raises:
+      DataError: if it cannot be read.
+    """
+    total = hashlib.sha256()
+    for split in ("train", "test"):
+        total.update(split.encode())
+        for batch in stream.batches(split, _READ_SIZE):
+            for array in batch:
+                total.update(f"{array.dtype} {array.shape}".encode())
+                total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()[:32]
