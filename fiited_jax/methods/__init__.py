@@ -8,6 +8,7 @@ from .base import Request as Request
 from .fiited import fiited
 from .full import full
 from .hash import hash_trick
+from .qr import qr
 from .small_dim import small_dim
 
 __all__ = ["METHODS", "Embed", "Method", "Request"]
@@ -16,5 +17,6 @@ METHODS: dict[str, Callable[[Request], Method]] = {
     "fiited": fiited,
     "full": full,
     "hash": hash_trick,
+    "qr": qr,
     "small_dim": small_dim,
 }

@@ -31,7 +31,7 @@ class TrainOptions:
       schema: for table, a TOML file that names columns, such as label = "clicked",
         ids = ["user", "item"], dense = ["price"], order_by = "hour"; with label_min = 4
         a label from 4 up is a click.
-      method: how embeddings are kept; full, small_dim and hash are baselines.
+      method: how embeddings are kept; all but fiited are baselines.
       compression: dense bytes over all-in bytes, 10 unless a budget is given. The
         dense table holds the distinct pairs of table and id in the training split and
         the same optimizer. Method full ignores it.
@@ -74,7 +74,7 @@ class TrainOptions:
     data: Literal["demo", "avazu", "criteo", "movielens", "table"] = "demo"
     path: Annotated[Path | None, _optional("PATH")] = None
     schema: Annotated[Path | None, _optional("PATH")] = None
-    method: Literal["fiited", "full", "hash", "small_dim"] = "fiited"
+    method: Literal["fiited", "full", "hash", "qr", "small_dim"] = "fiited"
     compression: Annotated[float | None, _optional("FLOAT")] = None
     budget: Annotated[str | None, _optional("SIZE")] = None
     embedding_dim: int = 16
