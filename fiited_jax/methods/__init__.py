@@ -8,6 +8,7 @@ from .base import Request as Request
 from .fiited import fiited
 from .full import full
 from .hash import hash_trick
+from .mixed_dim import mixed_dim
 from .qr import qr
 from .small_dim import small_dim
 
@@ -17,6 +18,7 @@ METHODS: dict[str, Callable[[Request], Method]] = {
     "fiited": fiited,
     "full": full,
     "hash": hash_trick,
+    "mixed_dim": mixed_dim,
     "qr": qr,
     "small_dim": small_dim,
 }

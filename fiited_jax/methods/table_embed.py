@@ -145,7 +145,7 @@ def init_rows(
     num_rows: int,
     embedding_dim: int,
     optimizer: SparseOptimizer,
-    scale: float,
+    scale: float | jax.Array,
     seed: jax.Array,
 ) -> ChunkPool:
     """Allocate rows in the frames from 1 up.
@@ -154,7 +154,7 @@ def init_rows(
       num_rows: rows.
       embedding_dim: values per row.
       optimizer: for the rows.
-      scale: initial values are uniform in `[-scale, scale)`.
+      scale: initial values are uniform in `[-scale, scale)`; or `f32[num_rows, 1]`.
       seed: `u32[2]`.
 
     Returns:
@@ -164,7 +164,7 @@ def init_rows(
     rows = jnp.arange(1, num_rows + 1, dtype=jnp.int32)
     words = Keys(rows.astype(jnp.uint32), jnp.zeros_like(rows, jnp.uint32))
     nothing = jnp.zeros_like(rows)
-    values = initial_values(seed, words, nothing, nothing, embedding_dim, scale)
+    values = initial_values(seed, words, nothing, nothing, embedding_dim, 1.0) * scale
     return write_fresh(pool, rows, values, optimizer)
 
 
