@@ -5,6 +5,7 @@ from collections.abc import Callable
 from .base import Embed as Embed
 from .base import Method as Method
 from .base import Request as Request
+from .cafe import cafe
 from .fiited import fiited
 from .full import full
 from .hash import hash_trick
@@ -15,6 +16,7 @@ from .small_dim import small_dim
 __all__ = ["METHODS", "Embed", "Method", "Request"]
 
 METHODS: dict[str, Callable[[Request], Method]] = {
+    "cafe": cafe,
     "fiited": fiited,
     "full": full,
     "hash": hash_trick,

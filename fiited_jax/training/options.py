@@ -74,7 +74,9 @@ class TrainOptions:
     data: Literal["demo", "avazu", "criteo", "movielens", "table"] = "demo"
     path: Annotated[Path | None, _optional("PATH")] = None
     schema: Annotated[Path | None, _optional("PATH")] = None
-    method: Literal["fiited", "full", "hash", "mixed_dim", "qr", "small_dim"] = "fiited"
+    method: Literal[
+        "cafe", "fiited", "full", "hash", "mixed_dim", "qr", "small_dim"
+    ] = "fiited"
     compression: Annotated[float | None, _optional("FLOAT")] = None
     budget: Annotated[str | None, _optional("SIZE")] = None
     embedding_dim: int = 16
