@@ -78,9 +78,8 @@ class QuotientRemainderEmbed(TableEmbed):
     def apply_gradients(self, handle: jax.Array, vector_grads: jax.Array) -> TableInfo:
         """Step both rows of each product, each along the gradient times the other."""
         others = super().gather(handle)[::-1]
-        return super().apply_gradients(
-            handle, vector_grads.astype(jnp.float32) * others
-        )
+        grads = vector_grads.astype(jnp.float32)[None] * others
+        return super().apply_gradients(handle, grads)
 
     def _frames(self, ids: Ids, tables: Tables) -> jax.Array:
         keys, valid = canonicalize_ids(ids)

@@ -141,6 +141,7 @@ class TableEmbed(nnx.Module):
         return self.state.get_value()
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def init_rows(
     num_rows: int,
     embedding_dim: int,
