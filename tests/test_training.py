@@ -14,12 +14,11 @@ from flax import nnx
 
 from fiited_jax import training
 from fiited_jax.data import Batch, DemoStream
+from fiited_jax.methods import METHODS
 from fiited_jax.models import DLRM
 from fiited_jax.training import loop, metrics
 from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
-
-METHODS = ("fiited", "full", "hash", "small_dim")
 
 
 def small(**fields):

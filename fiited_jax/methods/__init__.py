@@ -5,16 +5,22 @@ from collections.abc import Callable
 from .base import Embed as Embed
 from .base import Method as Method
 from .base import Request as Request
+from .cafe import cafe
 from .fiited import fiited
 from .full import full
 from .hash import hash_trick
+from .mixed_dim import mixed_dim
+from .qr import qr
 from .small_dim import small_dim
 
 __all__ = ["METHODS", "Embed", "Method", "Request"]
 
 METHODS: dict[str, Callable[[Request], Method]] = {
+    "cafe": cafe,
     "fiited": fiited,
     "full": full,
     "hash": hash_trick,
+    "mixed_dim": mixed_dim,
+    "qr": qr,
     "small_dim": small_dim,
 }

@@ -56,6 +56,11 @@ class Rows(Protocol):
         ...
 
     @property
+    def tables(self) -> tuple[np.ndarray, ...]:
+        """Per table its distinct ids; pairs are numbered table after table."""
+        ...
+
+    @property
     def id_bits(self) -> int:
         """32 if that is enough for every id, else 64."""
         ...

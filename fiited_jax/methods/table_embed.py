@@ -4,6 +4,7 @@ It shares the pool, the optimizers and the summing of duplicates with the store,
 that a comparison compares methods and nothing else.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from ..bidding import find_leaders
 from ..chunk_pool import (
     init_pool,
     initial_values,
-    read_frames,
+    read_values,
     update_frames,
     write_fresh,
 )
@@ -26,7 +27,18 @@ from ..sparse_optim import SparseOptimizer
 from ..state import NULL_FRAME, ChunkPool
 from ..store import Ids, Tables
 
-__all__ = ["TableEmbed", "TableInfo", "TableState", "rows_within", "table_bytes"]
+__all__ = [
+    "TableEmbed",
+    "TableInfo",
+    "TableState",
+    "init_rows",
+    "row_kind",
+    "row_of_hash",
+    "rows_within",
+    "step_rows",
+    "step_summed",
+    "table_bytes",
+]
 
 
 class TableState(nnx.Variable):
@@ -79,15 +91,9 @@ class TableEmbed(nnx.Module):
         """
         self.num_rows, self.embedding_dim = num_rows, embedding_dim
         self.optimizer, self.hashed = optimizer, hashed
-        pool = init_pool(num_rows + 1, embedding_dim, optimizer)
-        rows = jnp.arange(1, num_rows + 1, dtype=jnp.int32)
-        words = Keys(rows.astype(jnp.uint32), jnp.zeros_like(rows, jnp.uint32))
         seed = jax.random.bits(rngs.params(), (2,), jnp.uint32)
-        nothing = jnp.zeros_like(rows)
-        values = initial_values(
-            seed, words, nothing, nothing, embedding_dim, initial_scale
-        )
-        self.state = TableState(write_fresh(pool, rows, values, optimizer))
+        pool = init_rows(num_rows, embedding_dim, optimizer, initial_scale, seed)
+        self.state = TableState(pool)
 
     def __call__(self, ids: Ids, *, tables: Tables = 0) -> jax.Array:
         """Look ids up, `f32[..., D]`; writes nothing."""
@@ -99,26 +105,14 @@ class TableEmbed(nnx.Module):
 
     def gather(self, handle: jax.Array) -> jax.Array:
         """Read rows, `f32[..., D]`."""
-        values, _ = read_frames(self._pool, handle.reshape(-1), self.embedding_dim)
-        return values.reshape(*handle.shape, self.embedding_dim)
+        return read_values(self._pool, handle, self.embedding_dim)
 
     def apply_gradients(self, handle: jax.Array, vector_grads: jax.Array) -> TableInfo:
         """Step rows along the sums of their gradients, those that are finite."""
-        frames = handle.reshape(-1)
-        leaders = find_leaders(frames, frames != NULL_FRAME)
         grads = vector_grads.reshape(-1, self.embedding_dim)
-        summed = sum_duplicates(leaders, grads.astype(jnp.float32))
-        leads = leaders == jnp.arange(frames.size)
-        steps = leads & jnp.isfinite(norms(summed))
-        pool, is_sound = update_frames(
-            self._pool,
-            jnp.where(steps, frames, NULL_FRAME),
-            summed,
-            self.optimizer,
-        )
-        steps &= is_sound
+        pool, info = step_rows(self._pool, handle.reshape(-1), grads, self.optimizer)
         self.state.set_value(pool)
-        return TableInfo(jnp.sum(steps), jnp.sum(leads & ~steps))
+        return info
 
     def prune_step(self) -> None:
         """Nothing is pruned."""
@@ -139,8 +133,7 @@ class TableEmbed(nnx.Module):
         if not self.hashed:
             return jnp.where(valid, keys.low.astype(jnp.int32) + 1, NULL_FRAME)
         wide, _ = canonicalize_tables(tables, valid.shape, 1 << 30)
-        mixed = hash_words(keys.low, keys.high, wide)
-        row = (mixed % jnp.uint32(self.num_rows)).astype(jnp.int32)
+        row = row_of_hash(keys, wide, self.num_rows)
         return jnp.where(valid, row + 1, NULL_FRAME)
 
     @property
@@ -148,17 +141,86 @@ class TableEmbed(nnx.Module):
         return self.state.get_value()
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def init_rows(
+    num_rows: int,
+    embedding_dim: int,
+    optimizer: SparseOptimizer,
+    scale: float | jax.Array,
+    seed: jax.Array,
+) -> ChunkPool:
+    """Allocate rows in the frames from 1 up.
+
+    Args:
+      num_rows: rows.
+      embedding_dim: values per row.
+      optimizer: for the rows.
+      scale: initial values are uniform in `[-scale, scale)`; or `f32[num_rows, 1]`.
+      seed: `u32[2]`.
+
+    Returns:
+      A pool of `num_rows + 1` frames.
+    """
+    pool = init_pool(num_rows + 1, embedding_dim, optimizer)
+    rows = jnp.arange(1, num_rows + 1, dtype=jnp.int32)
+    words = Keys(rows.astype(jnp.uint32), jnp.zeros_like(rows, jnp.uint32))
+    nothing = jnp.zeros_like(rows)
+    values = initial_values(seed, words, nothing, nothing, embedding_dim, 1.0) * scale
+    return write_fresh(pool, rows, values, optimizer)
+
+
+def row_of_hash(keys: Keys, tables: jax.Array, num_rows: int) -> jax.Array:
+    """Return the row of each key among those that ids share, `i32[...]`."""
+    mixed = hash_words(keys.low, keys.high, tables)
+    return (mixed % jnp.uint32(num_rows)).astype(jnp.int32)
+
+
+def step_rows(
+    pool: ChunkPool, frames: jax.Array, grads: jax.Array, optimizer: SparseOptimizer
+) -> tuple[ChunkPool, TableInfo]:
+    """Step rows along the sums of their gradients, those that are finite.
+
+    Args:
+      pool: the rows.
+      frames: `i32[N]`; `NULL_FRAME` is not stepped.
+      grads: `[N, C]`.
+      optimizer: for the rows.
+
+    Returns:
+      The pool, updated, and counters.
+    """
+    leaders = find_leaders(frames, frames != NULL_FRAME)
+    summed = sum_duplicates(leaders, grads.astype(jnp.float32))
+    leads = leaders == jnp.arange(frames.size)
+    return step_summed(pool, jnp.where(leads, frames, NULL_FRAME), summed, optimizer)
+
+
+def step_summed(
+    pool: ChunkPool, frames: jax.Array, grads: jax.Array, optimizer: SparseOptimizer
+) -> tuple[ChunkPool, TableInfo]:
+    """Step rows whose gradients, `f32[n, C]`, are summed: distinct `i32[n]` frames."""
+    is_row = frames != NULL_FRAME
+    steps = is_row & jnp.isfinite(norms(grads))
+    pool, is_sound = update_frames(
+        pool, jnp.where(steps, frames, NULL_FRAME), grads, optimizer
+    )
+    steps &= is_sound
+    return pool, TableInfo(jnp.sum(steps), jnp.sum(is_row & ~steps))
+
+
 def table_bytes(num_rows: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
     """Return the bytes of a `TableEmbed`, the null frame and padding included."""
-    return _frame_kind(embedding_dim, optimizer).bytes_of(num_rows + 1)
+    return row_kind(embedding_dim, optimizer).bytes_of(num_rows + 1)
 
 
 def rows_within(num_bytes: int, embedding_dim: int, optimizer: SparseOptimizer) -> int:
     """Return the most rows of a `TableEmbed` that fit, 0 if none does."""
-    kind = _frame_kind(embedding_dim, optimizer)
+    kind = row_kind(embedding_dim, optimizer)
     num_frames = kind.most_within(num_bytes)
     return num_frames - 1 if kind.bytes_of(num_frames) <= num_bytes else 0
 
 
-def _frame_kind(embedding_dim: int, optimizer: SparseOptimizer) -> FrameKind:
+@functools.lru_cache
+def row_kind(embedding_dim: int, optimizer: SparseOptimizer) -> FrameKind:
+    """Return what a row takes: its values and its slots."""
     return FrameKind(embedding_dim, 4, optimizer.slot_specs(embedding_dim))

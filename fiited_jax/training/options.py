@@ -19,7 +19,7 @@ class TrainOptions(SharedOptions):
     """Train a DLRM and prune its embeddings while it trains.
 
     Attributes:
-      method: how embeddings are kept; full, small_dim and hash are baselines.
+      method: how embeddings are kept; all but fiited are baselines.
       compression: dense bytes over all-in bytes, 10 unless a budget is given. The
         dense table holds the distinct pairs of table and id in the training split and
         the same optimizer. Method full ignores it.
@@ -35,7 +35,9 @@ class TrainOptions(SharedOptions):
         nothing is written.
     """
 
-    method: Literal["fiited", "full", "hash", "small_dim"] = "fiited"
+    method: Literal[
+        "cafe", "fiited", "full", "hash", "mixed_dim", "qr", "small_dim"
+    ] = "fiited"
     compression: Annotated[float | None, optional("FLOAT")] = None
     budget: Annotated[str | None, optional("SIZE")] = None
     learning_rate: float = 0.1

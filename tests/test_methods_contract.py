@@ -1,0 +1,194 @@
+"""What every embedding method promises, tried on all of them."""
+
+import functools
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import fiited_jax as fj
+from fiited_jax.data import Vocabulary
+from fiited_jax.memory import dense_bytes
+from fiited_jax.methods import METHODS, Request
+from fiited_jax.training.loop import digest
+
+WIDTH = 8
+SIZES = (400, 80, 12)
+OPTIMIZER = fj.sparse(optax.adagrad(0.2, initial_accumulator_value=1e-6, eps=1e-10))
+WITH_BUDGET = sorted(METHODS.keys() - {"full"})
+HASHING = ("cafe", "hash")  # unknown ids read shared rows
+# Whole widths leave bytes over; fiited takes no more than all chunks of all ids need.
+NEAR = {"small_dim": 0.5, "mixed_dim": 0.9, "fiited": 0.5}
+BATCH = 128
+
+
+def vocabulary(sizes=SIZES):
+    return Vocabulary(np.arange(size) * 7 + 3 for size in sizes)
+
+
+def build(name, budget, *, known=None, optimizer=OPTIMIZER):
+    known = vocabulary() if known is None else known
+    return METHODS[name](
+        Request(
+            embedding_dim=WIDTH,
+            chunk_dim=1,
+            num_tables=known.num_tables,
+            budget=budget,
+            optimizer=optimizer,
+            vocabulary=known,
+            scorer=fj.scorers.grad_norm(),
+        )
+    )
+
+
+@functools.cache
+def compressed(name):
+    """A method at half the dense bytes."""
+    return build(name, dense_bytes(sum(SIZES), WIDTH, OPTIMIZER) // 2)
+
+
+def tables(ids):
+    return jnp.arange(jax.tree.leaves(ids)[0].shape[-1], dtype=jnp.int32)
+
+
+def loss_of(vectors, labels):
+    return jnp.mean(jnp.square(jnp.sum(vectors, axis=(1, 2)) - labels))
+
+
+@functools.partial(nnx.jit, donate_argnums=0)
+def train_step(embed, ids, labels, factors):
+    handle, _ = embed.admit(ids, tables=tables(ids))
+    loss, grads = jax.value_and_grad(loss_of)(embed.gather(handle), labels)
+    return loss, embed.apply_gradients(handle, grads * factors[:, None, None])
+
+
+@nnx.jit
+def look_up(embed, ids):
+    return embed(ids, tables=tables(ids))
+
+
+prune = nnx.jit(lambda embed: embed.prune_step(), donate_argnums=0)
+
+
+class Problem(NamedTuple):
+    """Labels are sums of what ids are worth; low ids come often."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+@functools.cache
+def problem():
+    rng = np.random.default_rng(0)
+    ranks = [rng.zipf(1.5, BATCH * 100) % size for size in SIZES]
+    labels = sum(rng.normal(size=n)[r] for n, r in zip(SIZES, ranks, strict=True))
+    return Problem(np.stack(ranks, 1) * 7 + 3, labels.astype(np.float32))
+
+
+def batches():
+    ids, labels = problem()
+    for start in range(0, len(ids), BATCH):
+        yield ids[start : start + BATCH], labels[start : start + BATCH]
+
+
+def fit(name, seed, num_steps=100):
+    """Train; return the module and the mean loss of the last ten steps."""
+    method, losses = compressed(name), []
+    embed = method.make_embed(nnx.Rngs(seed))
+    for step, (ids, labels) in zip(range(num_steps), batches(), strict=False):
+        ids = method.encode(ids)
+        losses.append(train_step(embed, ids, labels, np.ones(BATCH, np.float32))[0])
+        if method.prunes and step % 10 == 9:
+            prune(embed)
+    return embed, float(np.mean(losses[-10:]))
+
+
+def state_of(embed):
+    return embed.state.get_value()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_fits_a_tiny_problem_the_same_way_every_time(name):
+    of_zeros = float(np.mean(np.square(problem().labels[-10 * BATCH :])))
+    embed, loss = fit(name, seed=0)
+    assert loss < 0.3 * of_zeros
+    shorter = [fit(name, seed, num_steps=12)[0] for seed in (0, 0, 1)]
+    first, second, other = (digest(state_of(embed)) for embed in shorter)
+    assert first == second != other
+    before = digest(state_of(embed))
+    assert np.all(np.isfinite(look_up(embed, compressed(name).encode(problem().ids))))
+    assert digest(state_of(embed)) == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_unknown_ids_and_padding(name):
+    method = compressed(name)
+    embed, _ = fit(name, seed=0, num_steps=12)
+    ids = np.array([[10, 10, 10], [5, -1, 6], [1 << 40, 5, -1]])
+    vectors = np.asarray(look_up(embed, method.encode(ids)))
+    assert np.all(np.any(vectors[0] != 0, axis=-1))
+    np.testing.assert_array_equal(vectors[ids == -1], 0)
+    unknown = vectors[1:][ids[1:] != -1]
+    assert np.all(np.any(unknown != 0, axis=-1) == (name in HASHING))
+    labels = np.ones(3, np.float32)
+    train_step(embed, method.encode(ids), labels, labels)
+    np.testing.assert_array_equal(
+        look_up(embed, method.encode(ids))[jnp.asarray(ids == -1)], 0
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_that_are_not_finite_are_skipped(name):
+    method = compressed(name)
+    embed, _ = fit(name, seed=0, num_steps=12)
+    ids, labels = next(batches())
+    ids = method.encode(ids)
+    for bad in (np.nan, np.inf):
+        before = digest(state_of(embed))
+        _, info = train_step(embed, ids, labels, np.full(BATCH, bad, np.float32))
+        assert int(info.updated) == 0
+        assert int(info.non_finite) > 0
+        if name != "fiited":  # which counts steps
+            assert digest(state_of(embed)) == before
+        factors = np.ones(BATCH, np.float32)
+        factors[-1] = bad
+        _, info = train_step(embed, ids, labels, factors)
+        assert int(info.updated) > 0
+        assert int(info.non_finite) > 0
+    for leaf in jax.tree.leaves(state_of(embed)):
+        assert np.all(np.isfinite(leaf))
+
+
+@pytest.mark.parametrize(
+    "ratio, optimizer",
+    [(1.1, OPTIMIZER), (5.0, OPTIMIZER), (3.0, fj.rowwise_adagrad(0.1))],
+    ids=["1.1", "5", "3-rowwise"],
+)
+@pytest.mark.parametrize("name", WITH_BUDGET)
+def test_bytes_are_near_the_budget_and_never_above(name, optimizer, ratio):
+    known = vocabulary((2500, 1300, 211, 30, 1))
+    budget = int(dense_bytes(known.num_pairs, WIDTH, optimizer) / ratio)
+    method = build(name, budget, known=known, optimizer=optimizer)
+    embed = method.make_embed(nnx.Rngs(0))
+    held = embed.memory_report().all_in_bytes
+    assert held == sum(leaf.nbytes for leaf in jax.tree.leaves(state_of(embed)))
+    assert held <= budget
+    assert held > NEAR.get(name, 0.97) * budget
+
+
+@pytest.mark.parametrize("name", sorted({*WITH_BUDGET} - {"fiited"}))
+def test_the_smallest_budget_is_told(name):
+    with pytest.raises(ValueError, match=f"method {name}") as refused:
+        build(name, 100)
+    least = int(re.findall(r"(\d+) bytes", str(refused.value))[0])
+    with pytest.raises(ValueError, match="too small"):
+        build(name, least - 1)
+    embed = build(name, least).make_embed(nnx.Rngs(0))
+    assert embed.memory_report().all_in_bytes <= least
+    with pytest.raises(ValueError, match="budget must be given"):
+        build(name, None)
