@@ -1,5 +1,6 @@
 """What every embedding method promises, tried on all of them."""
 
+import dataclasses
 import functools
 import re
 from typing import NamedTuple
@@ -22,8 +23,9 @@ SIZES = (400, 80, 12)
 OPTIMIZER = fj.sparse(optax.adagrad(0.2, initial_accumulator_value=1e-6, eps=1e-10))
 WITH_BUDGET = sorted(METHODS.keys() - {"full"})
 HASHING = ("cafe", "hash")  # unknown ids read shared rows
-# Whole widths leave bytes over; fiited takes no more than all chunks of all ids need.
-NEAR = {"small_dim": 0.5, "mixed_dim": 0.9, "fiited": 0.5}
+STORES = ("adaembed", "fiited", "fiited_paper", "itep")
+# Whole widths leave bytes over; a store takes no more than all ids need.
+NEAR = {"small_dim": 0.5, "mixed_dim": 0.9, **dict.fromkeys(STORES, 0.5)}
 BATCH = 128
 
 
@@ -153,7 +155,7 @@ def test_gradients_that_are_not_finite_are_skipped(name):
         _, info = train_step(embed, ids, labels, np.full(BATCH, bad, np.float32))
         assert int(info.updated) == 0
         assert int(info.non_finite) > 0
-        if name != "fiited":  # which counts steps
+        if name not in STORES:  # which count steps
             assert digest(state_of(embed)) == before
         factors = np.ones(BATCH, np.float32)
         factors[-1] = bad
@@ -181,7 +183,7 @@ def test_bytes_are_near_the_budget_and_never_above(name, optimizer, ratio):
     assert held > NEAR.get(name, 0.97) * budget
 
 
-@pytest.mark.parametrize("name", sorted({*WITH_BUDGET} - {"fiited"}))
+@pytest.mark.parametrize("name", sorted({*WITH_BUDGET} - {*STORES}))
 def test_the_smallest_budget_is_told(name):
     with pytest.raises(ValueError, match=f"method {name}") as refused:
         build(name, 100)
@@ -192,3 +194,39 @@ def test_the_smallest_budget_is_told(name):
     assert embed.memory_report().all_in_bytes <= least
     with pytest.raises(ValueError, match="budget must be given"):
         build(name, None)
+
+
+def test_stores_of_other_methods_have_their_rules():
+    configs = {
+        name: compressed(name).make_embed(nnx.Rngs(0)).store.config for name in STORES
+    }
+    assert [configs[name].num_chunks for name in STORES] == [1, 8, 4, 1]
+    rows = configs["adaembed"]
+    assert (rows.hysteresis, rows.table_floors) == (0.05, None)
+    assert rows.scorer == configs["fiited_paper"].scorer == fj.scorers.fiited()
+    np.testing.assert_allclose(0.5 ** (1024 / rows.half_life), 0.8)
+    rows = configs["itep"]
+    np.testing.assert_allclose(rows.table_floors, np.array(SIZES) / sum(SIZES))
+    np.testing.assert_allclose(0.5 ** (1001 / rows.half_life), 0.98)
+    assert rows.scorer == fj.scorers.frequency()
+
+
+@pytest.mark.parametrize(("name", "held"), [("itep", [24, 8]), ("adaembed", [32, 0])])
+def test_rows_of_tables_compete_within_their_table_or_over_all(name, held):
+    known = vocabulary((96, 32))
+    embed = build(name, 3000, known=known).make_embed(nnx.Rngs(0))
+    config = embed.store.config
+    embed = type(embed)(
+        dataclasses.replace(
+            config, num_entries=512, num_frames=33, headroom=0.0, budgeted_slots=None
+        ),
+        OPTIMIZER,
+        rngs=nnx.Rngs(0),
+    )
+    ids = np.stack([np.arange(96), np.arange(96) % 32], 1).astype(np.int32)
+    handle, _ = embed.admit(ids, tables=jnp.arange(2))
+    # Table 0 has much the larger gradients.
+    grads = np.where([[[True], [False]]], 9.0, 0.1) * np.ones((96, 2, 8))
+    embed.apply_gradients(handle, jnp.asarray(grads, jnp.float32))
+    embed.prune_step()
+    assert [use.frames for use in embed.memory_report().tables] == held

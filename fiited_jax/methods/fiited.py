@@ -1,5 +1,7 @@
 """`fiited`: the store of this package, chunks pruned while training."""
 
+from typing import Any
+
 from flax import nnx
 
 from ..config import EmbeddingConfig
@@ -7,7 +9,7 @@ from ..keys import keys_from_int64
 from ..nn.nnx import PagedEmbed
 from .base import Embed, Method, Request, required_budget
 
-__all__ = ["fiited"]
+__all__ = ["fiited", "store_method"]
 
 
 def fiited(request: Request) -> Method:
@@ -16,26 +18,42 @@ def fiited(request: Request) -> Method:
     Raises:
       ValueError: on a budget or sizes that the store refuses.
     """
-    config = EmbeddingConfig.from_budget(
-        required_budget(request),
-        embedding_dim=request.embedding_dim,
-        chunk_dim=request.chunk_dim,
-        optimizer=request.optimizer,
-        num_tables=request.num_tables,
-        num_ids=request.vocabulary.num_pairs,
+    return store_method(request)
+
+
+def store_method(request: Request, **rules: Any) -> Method:
+    """Build a store of other rules.
+
+    Args:
+      request: what to build.
+      **rules: arguments of `EmbeddingConfig.from_budget` that go before it.
+
+    Returns:
+      The method.
+
+    Raises:
+      ValueError: as `fiited`.
+    """
+    fields: dict[str, Any] = {
+        "embedding_dim": request.embedding_dim,
+        "chunk_dim": request.chunk_dim,
+        "optimizer": request.optimizer,
+        "num_tables": request.num_tables,
+        "num_ids": request.vocabulary.num_pairs,
         # Wider ids than those of the training split are unknown: they read zeros.
-        id_bits=request.vocabulary.id_bits,
-        initial_scale=request.initial_scale,
-        scorer=request.scorer,
-        ranking=request.ranking,
-        length_alpha=request.length_alpha,
-        half_life=request.half_life,
-        frames_per_entry=request.frames_per_entry,
-        filter_share=request.filter_share,
-        fallback=request.fallback,
-        shared_share=request.shared_share,
-        value_dtype=request.value_dtype,
-    )
+        "id_bits": request.vocabulary.id_bits,
+        "initial_scale": request.initial_scale,
+        "scorer": request.scorer,
+        "ranking": request.ranking,
+        "length_alpha": request.length_alpha,
+        "half_life": request.half_life,
+        "frames_per_entry": request.frames_per_entry,
+        "filter_share": request.filter_share,
+        "fallback": request.fallback,
+        "shared_share": request.shared_share,
+        "value_dtype": request.value_dtype,
+    }
+    config = EmbeddingConfig.from_budget(required_budget(request), **(fields | rules))
 
     def make_embed(rngs: nnx.Rngs) -> Embed:
         return PagedEmbed(config, request.optimizer, rngs=rngs)

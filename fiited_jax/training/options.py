@@ -36,7 +36,16 @@ class TrainOptions(SharedOptions):
     """
 
     method: Literal[
-        "cafe", "fiited", "full", "hash", "mixed_dim", "qr", "small_dim"
+        "adaembed",
+        "cafe",
+        "fiited",
+        "fiited_paper",
+        "full",
+        "hash",
+        "itep",
+        "mixed_dim",
+        "qr",
+        "small_dim",
     ] = "fiited"
     compression: Annotated[float | None, optional("FLOAT")] = None
     budget: Annotated[str | None, optional("SIZE")] = None
