@@ -11,6 +11,7 @@ from fiited_jax.data import DataError
 from helpers import refuse
 
 
+@pytest.mark.slow
 def test_the_quick_form(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["compare", "--quick", "--out", str(out), "--methods", "hash,fiited"]

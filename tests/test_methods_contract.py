@@ -224,9 +224,14 @@ def test_rows_of_tables_compete_within_their_table_or_over_all(name, held):
         rngs=nnx.Rngs(0),
     )
     ids = np.stack([np.arange(96), np.arange(96) % 32], 1).astype(np.int32)
-    handle, _ = embed.admit(ids, tables=jnp.arange(2))
+
+    @nnx.jit
+    def step(embed, grads):
+        handle, _ = embed.admit(jnp.asarray(ids), tables=jnp.arange(2))
+        embed.apply_gradients(handle, grads)
+        embed.prune_step()
+
     # Table 0 has much the larger gradients.
     grads = np.where([[[True], [False]]], 9.0, 0.1) * np.ones((96, 2, 8))
-    embed.apply_gradients(handle, jnp.asarray(grads, jnp.float32))
-    embed.prune_step()
+    step(embed, jnp.asarray(grads, jnp.float32))
     assert [use.frames for use in embed.memory_report().tables] == held
