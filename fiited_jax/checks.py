@@ -3,7 +3,17 @@
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["check_choice", "check_int", "check_number", "check_share"]
+__all__ = [
+    "BudgetError",
+    "check_choice",
+    "check_int",
+    "check_number",
+    "check_share",
+]
+
+
+class BudgetError(ValueError):
+    """A budget that is too small for what it shall hold."""
 
 
 def check_int(name: str, value: Any, least: int) -> None:

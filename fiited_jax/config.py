@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import scorers
-from .checks import check_choice, check_int, check_number, check_share
+from .checks import BudgetError, check_choice, check_int, check_number, check_share
 from .scorers import Scorer
 from .sizes import FrameKind, fit_sizes, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
@@ -296,8 +296,8 @@ class EmbeddingConfig:
           from 1 MiB up, unless `num_ids` keys do not need so much.
 
         Raises:
-          ValueError: on a budget too small for one bucket and one frame, with one
-            that is not.
+          BudgetError: a ValueError, on a budget too small for one bucket and one
+            frame, with one that is not.
           TypeError: on an optimizer that is not a `SparseOptimizer`.
 
         >>> from fiited_jax import sparse_optim
@@ -369,7 +369,7 @@ class EmbeddingConfig:
                 middle = (too_few + enough) // 2
                 suffices = parts(middle)[2] >= smallest
                 too_few, enough = (too_few, middle) if suffices else (middle, enough)
-            raise ValueError(
+            raise BudgetError(
                 f"budget must hold one bucket of {num_ways} entries and one frame "
                 f"beside the shares of filter and shared pool, as {enough} bytes do; "
                 f"got {num_bytes}"

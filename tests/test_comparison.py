@@ -183,13 +183,30 @@ def test_a_refusal_is_recorded_and_ends_its_line(kind, tmp_path):
     assert again.cells == []
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b"{}", b'{"key": 1}', b""])
+RECORD = b'{"key": "a", "refused": "too small"}\n'
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[1]", b"{}", b'{"key": 1}', b'{"key": "b"}', b"[" * 100_000, b""]
+)
 def test_a_file_that_holds_something_else_is_refused(line, tmp_path):
     path = tmp_path / "results.jsonl"
-    path.write_bytes(b'{"key": "a"}\n' + line + b"\n")
+    path.write_bytes(RECORD + line + b"\n")
     with pytest.raises(ValueError, match="line 2 is not a result"):
         ResultsFile(path)
-    assert path.read_bytes().endswith(line + b"\n")
+    assert path.read_bytes() == RECORD + line + b"\n"
+
+
+def test_only_what_begins_as_a_result_is_dropped(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"my notes, without an end")
+    with pytest.raises(ValueError, match="last line is not a result"):
+        ResultsFile(path)
+    assert path.read_bytes() == b"my notes, without an end"
+    for tail in (b'{"k', b'{"key": "b", "auc": 0.7', b""):
+        path.write_bytes(RECORD + tail)
+        assert ResultsFile(path).get("a")["refused"] == "too small"
+        assert path.read_bytes() == RECORD
 
 
 def test_the_bar_fits_80_columns():

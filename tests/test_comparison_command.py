@@ -15,6 +15,7 @@ from helpers import refuse
 def test_the_quick_form(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["compare", "--quick", "--out", str(out), "--methods", "hash,fiited"]
+    arguments += ["--learning-rates", "0.1,0.3"]
     assert cli.main(arguments) == 0
     told = capsys.readouterr().out
     assert "tuning hash 10x, learning rate 0.3: AUC 0." in told

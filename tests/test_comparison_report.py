@@ -56,6 +56,19 @@ def test_with_one_seed_any_difference_counts():
     assert "single seed" in text[-1]
 
 
+def test_what_is_not_compared_is_told():
+    text = verdict(
+        [
+            make_outcome("fiited", 2.0, 0.7, 0.7),
+            make_outcome("hash", 2.0, 0.8, None),
+            make_outcome("qr", 2.0, 0.6, 0.6),
+            Outcome(Line("small_dim", 2.0), None, (), "too small"),
+        ]
+    )
+    assert "nowhere" in text[0]
+    assert text[-1] == "Not compared, refused or diverged: hash 2x, small_dim 2x."
+
+
 REFUSED = Outcome(Line("fiited", 2.0), None, (), "one bucket takes 9 bytes")
 
 

@@ -141,7 +141,11 @@ def test_a_size_that_a_method_refuses_and_what_is_no_refusal(monkeypatch, tmp_pa
     def fail(self, *arguments):
         raise error
 
-    for name, error in (("__init__", DataError("row 7")), ("train", ValueError("bug"))):
+    for name, error in (
+        ("__init__", DataError("row 7")),
+        ("__init__", ValueError("bug")),
+        ("train", ValueError("bug")),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(training.Trainer, name, fail)
             with pytest.raises(ValueError, match=str(error)):

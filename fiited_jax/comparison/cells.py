@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from ..data import ClickStream
@@ -75,10 +76,18 @@ class Cell:
     def key(self, data: str) -> str:
         """Return the name under which its result is found again.
 
+        Code that changes within a version is not told apart: choose another folder.
+
         Args:
           data: `fingerprint` of the stream.
         """
-        described = {**self.describe(), "data": data, "version": __version__}
+        described = {
+            **self.describe(),
+            "data": data,
+            "version": __version__,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+        }
         text = json.dumps(described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

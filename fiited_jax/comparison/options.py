@@ -15,7 +15,7 @@ TUNING_SEED = (1 << 32) - 1
 
 _MAX_SEEDS = 1000
 _SIZES, _RATES, _SEEDS = "2,10,50", "0.03,0.1,0.3", 3
-_QUICK_SIZES, _QUICK_RATES, _QUICK_SEEDS = "10", "0.1,0.3", 1
+_QUICK_SIZES, _QUICK_RATES, _QUICK_SEEDS = "10", "0.1", 1
 
 _Item = TypeVar("_Item")
 
@@ -36,7 +36,7 @@ class CompareOptions(SharedOptions):
       validation_fraction: share of the training split that is its validation slice, its
         last examples.
       quick: try the command, on a short demo stream and by default at one size with one
-        seed and two learning rates.
+        seed and one learning rate.
     """
 
     out: Path

@@ -85,8 +85,10 @@ def _protocol(options: CompareOptions, stream: ClickStream) -> str:
         )
     return text + (
         "A ratio is the dense table over the method: all-in counts everything that a "
-        "method keeps, optimizer state included, on both sides; values counts the "
-        "values of embeddings alone."
+        "method keeps on the device, optimizer state included, on both sides; values "
+        "counts the values of embeddings alone. The numbering of ids that methods with "
+        "a row per id need is not counted. Seeds change the initial weights, not the "
+        "order of the data."
     )
 
 

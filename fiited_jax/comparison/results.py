@@ -7,6 +7,12 @@ from typing import Any
 
 __all__ = ["ResultsFile"]
 
+_BEGIN = b'{"key"'  # of every line that is written here
+_NEEDED = {"auc", "log_loss", "all_in_bytes", "values_bytes"} | {
+    "all_in_ratio",
+    "values_ratio",
+}
+
 
 class ResultsFile:
     """Results by key, kept on disk; a line is added when a cell is finished.
@@ -26,10 +32,8 @@ class ResultsFile:
         self._path = path
         self._records: dict[str, dict[str, Any]] = {}
         content = path.read_bytes() if path.exists() else b""
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
+        *whole, last = content.split(b"\n")
+        for number, line in enumerate(whole, 1):
             record = _parse(line)
             if record is None:
                 raise ValueError(
@@ -37,6 +41,13 @@ class ResultsFile:
                     "remove the line or choose another folder as out"
                 )
             self._records.setdefault(record["key"], record)
+        if last[: len(_BEGIN)] != _BEGIN[: len(last)]:
+            raise ValueError(
+                f"{path}: its last line is not a result of fiited compare; remove the "
+                "line or choose another folder as out"
+            )
+        if last:
+            os.truncate(path, len(content) - len(last))
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the result of a key, `None` if there is none."""
@@ -65,7 +76,11 @@ class ResultsFile:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    is_result = isinstance(record, dict) and isinstance(record.get("key"), str)
+    is_result = (
+        isinstance(record, dict)
+        and isinstance(record.get("key"), str)
+        and ("refused" in record or record.keys() >= _NEEDED)
+    )
     return record if is_result else None

@@ -102,7 +102,8 @@ class Comparison:
     def _run_cells(self, cells: list[Cell]) -> list[dict[str, Any]]:
         """Return the results of cells, up to the first that is refused.
 
-        What is refused is so for its size, whatever seed or learning rate.
+        What is refused is so for its size, whatever seed or learning rate. The head of
+        the training split has fewer ids, so a size that just fits may be refused there.
         """
         records, num_found = [], 0
         for cell in cells:

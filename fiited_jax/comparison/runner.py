@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import jax
 
-from ..data import ClickStream, DataError
+from ..checks import BudgetError
+from ..data import ClickStream
 from ..training import Trainer, summarize
 from ..training.log import Reporter
 from .cells import Cell
@@ -68,9 +69,7 @@ class TrainerRunner:
     def _train(self, cell: Cell) -> dict[str, Any]:
         try:
             trainer = Trainer(cell.options, self._streams[cell.kind])
-        except DataError:
-            raise
-        except ValueError as error:
+        except BudgetError as error:
             return {"refused": str(error)}
         result = trainer.train(self._reporter)
         summary = summarize(result, None)
@@ -83,6 +82,4 @@ class TrainerRunner:
             "values_bytes": result.memory.values,
             "examples_per_second": result.examples_per_second,
             "state_sha256": result.state_sha256,
-            "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind,
         }

@@ -47,6 +47,14 @@ def verdict(outcomes: Sequence[Outcome]) -> list[str]:
         text += [f"- at {ours.line.size:g}x {loss}" for ours, loss in losses]
     else:
         text = [f"`{OURS}` is nowhere {by_more}; {len(pairs)} compared."]
+    missing = [
+        str(outcome.line)
+        for outcome in outcomes
+        if outcome.line.method != OURS
+        and (outcome.refused is not None or math.isnan(outcome.mean("auc")))
+    ]
+    if missing:
+        text += ["", f"Not compared, refused or diverged: {', '.join(missing)}."]
     if any(len(outcome.records) == 1 for pair in pairs for outcome in pair):
         text += ["", "With a single seed there is no error: any difference counts."]
     return text

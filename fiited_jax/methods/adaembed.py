@@ -3,11 +3,13 @@
 References:
   Lai et al., "AdaEmbed: adaptive embedding for large-scale recommendation models", OSDI
   2023. A configuration of the store: one chunk per vector, importance decayed by 0.8 in
-  1,024 steps, and rows move only if at least 5 % of them would. Deviations: importances
-  are not divided by the 95th percentile of their table (neither does the
-  implementation by the authors of CAFE); all rows are ranked and not a sample; the
-  store tracks twice as many ids as it has rows and not all; a row that is handed out
-  begins with small values and not zeros, as those of the other methods do.
+  1,024 steps, and rows move only if at least 5 % of them would. Deviations: the store
+  tracks as many ids as it has rows, and a new id takes the row of the least important
+  one of its bucket at once, so rows change owner at admission more than in prune steps
+  (room for ids that wait for a row was worse in every try); importances are not divided
+  by the 95th percentile of their table, of two implementations by the authors of CAFE
+  one does; all rows are ranked and not a sample; a row that is handed out begins with
+  small values and not zeros, as those of the other methods do.
 """
 
 import math

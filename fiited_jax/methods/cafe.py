@@ -18,6 +18,7 @@ import math
 
 from flax import nnx
 
+from ..checks import BudgetError
 from ..keys import keys_from_int64
 from ..memory import dense_bytes
 from .base import Embed, Method, Request, required_budget
@@ -58,7 +59,7 @@ def cafe(request: Request) -> Method:
 
     if num_shared(1) < 1:
         least = sketch_size(1) + table_bytes(2, width, optimizer)
-        raise ValueError(
+        raise BudgetError(
             "budget is too small for method cafe: a sketch of one bucket and two rows "
             f"of {width} values take {least} bytes, got {budget}"
         )

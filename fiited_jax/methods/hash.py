@@ -8,6 +8,7 @@ References:
 
 from flax import nnx
 
+from ..checks import BudgetError
 from ..keys import keys_from_int64
 from .base import Embed, Method, Request, required_budget
 from .table_embed import TableEmbed, rows_within, table_bytes
@@ -24,7 +25,7 @@ def hash_trick(request: Request) -> Method:
     budget, width = required_budget(request), request.embedding_dim
     num_rows = rows_within(budget, width, request.optimizer)
     if num_rows < 1:
-        raise ValueError(
+        raise BudgetError(
             f"budget is too small for method hash: one row of {width} values takes "
             f"{table_bytes(1, width, request.optimizer)} bytes, got {budget}"
         )

@@ -1,12 +1,14 @@
-"""`itep`: the rows of each table compete for its own share, by how often they come.
+"""`itep`: rows compete by how often their ids come, with a share for each table.
 
 References:
   In-training embedding pruning of TorchRec (`modules/itep_modules.py`). A configuration
   of the store: one chunk per vector, access counts decayed by 0.98 in 1,001 steps, and
-  the budget of a table is proportional to the ids it has. Deviations: all rows are
-  ranked and not every 23rd; counts are not sampled over steps; the interval is that of
-  the other methods; the store tracks twice as many ids as it has rows and not all, and
-  what a table leaves of its share goes to the others.
+  in prune steps a share of the rows for each table, proportional to the ids it has.
+  Deviations: the store tracks as many ids as it has rows, and a new id takes the row of
+  the one of its bucket that came least at once, of whatever table, so that a table may
+  hold less than its share (room for ids that wait for a row was worse in every try);
+  all rows are ranked and not every 23rd; counts are not sampled over steps; the
+  interval is that of the other methods.
 """
 
 import math

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from ..checks import BudgetError
 from ..sparse_optim import SparseOptimizer
 from .base import Embed, Method, Request, required_budget
 from .mixed_dim_embed import MixedDimEmbed, mixed_dim_bytes
@@ -83,7 +84,7 @@ def grow_dims(
     dims = [wider(table) for table in range(len(sizes))]
     least = mixed_dim_bytes(sizes, dims, embedding_dim, optimizer)
     if least > budget:
-        raise ValueError(
+        raise BudgetError(
             f"budget is too small for method mixed_dim: {sum(sizes)} rows of one value "
             f"and their projections take {least} bytes, got {budget}"
         )

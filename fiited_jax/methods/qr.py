@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..checks import BudgetError
 from ..chunk_pool import write_fresh
 from ..keys import canonicalize_ids
 from ..sparse_optim import SparseOptimizer
@@ -101,7 +102,7 @@ def qr(request: Request) -> Method:
     if split is None:
         root = math.isqrt(vocabulary.num_pairs - 1) + 1  # rounded up
         least = root + -(-vocabulary.num_pairs // root)
-        raise ValueError(
+        raise BudgetError(
             f"budget is too small for method qr: {vocabulary.num_pairs} pairs need "
             f"{least} rows of {width} values, {table_bytes(least, width, optimizer)} "
             f"bytes, got {budget}"

@@ -3,6 +3,7 @@
 The humblest baseline, and on many data sets the hardest.
 """
 
+from ..checks import BudgetError
 from .base import Method, Request, required_budget
 from .full import full_table
 from .table_embed import table_bytes
@@ -22,7 +23,7 @@ def small_dim(request: Request) -> Method:
         return table_bytes(num_rows, width, request.optimizer)
 
     if size(1) > budget:
-        raise ValueError(
+        raise BudgetError(
             f"budget is too small for method small_dim: {num_rows} rows of one value "
             f"take {size(1)} bytes, got {budget}"
         )

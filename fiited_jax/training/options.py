@@ -105,4 +105,4 @@ class TrainOptions(SharedOptions):
             return None
         if self.budget is not None:
             return parse_bytes(self.budget)
-        return int(dense_bytes / (self.compression or 10.0))
+        return max(int(dense_bytes / (self.compression or 10.0)), 1)
