@@ -14,11 +14,13 @@ from flax import nnx
 
 from fiited_jax import training
 from fiited_jax.data import Batch, DemoStream
-from fiited_jax.methods import METHODS
 from fiited_jax.models import DLRM
 from fiited_jax.training import loop, metrics
 from fiited_jax.training.interrupts import interrupts_between_steps
 from fiited_jax.training.steps import device_batch
+
+# All methods keep the contract; these are trained too, stores by other rules are not.
+TRAINED = ("cafe", "fiited", "full", "hash", "mixed_dim", "qr", "small_dim")
 
 
 def small(**fields):
@@ -55,7 +57,7 @@ def gather_infos(monkeypatch):
     return infos
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
     chex.clear_trace_counter()
     for name in ("train_step", "prune_step", "evaluate_step"):
@@ -115,7 +117,7 @@ class Poisoned(DemoStream):
             yield Batch(batch.labels, dense, batch.ids)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 def test_non_finite_gradients_leave_everything_usable(method):
     trainer, result = run(small(method=method), Poisoned(2000, 500))
     assert result.non_finite["dense_updates"] == 2

@@ -118,13 +118,12 @@ def test_dense_bytes_are_those_of_every_table():
     assert report.dense_values_bytes == 4 * 31 * 4
 
 
-def frames_by_table(floors, ranking, times):
+def frames_by_table(floors, times):
     """Frames of tables whose ids come so often, at 20 frames."""
     store = make_store(
         num_frames=21,
         headroom=0.0,
         hysteresis=0.0,
-        ranking=ranking,
         length_alpha=0.0,
         table_floors=floors,
         scorer=fj.scorers.frequency(),
@@ -142,18 +141,17 @@ def frames_by_table(floors, ranking, times):
     return [use.frames for use in uses], float(info.threshold)
 
 
-@BOTH
-def test_every_table_gets_its_floor_first(ranking):
+def test_every_table_gets_its_floor_first():
     times = (9, 1, 2, 3)
-    frames, open_threshold = frames_by_table(None, ranking, times)
+    frames, open_threshold = frames_by_table(None, times)
     assert frames == [20, 0, 0, 0]
-    frames, threshold = frames_by_table((0.0, 0.25, 0.1, 0.0), ranking, times)
+    frames, threshold = frames_by_table((0.0, 0.25, 0.1, 0.0), times)
     assert frames == [13, 5, 2, 0]
     assert threshold < open_threshold  # the lowest that was chosen
-    frames, _ = frames_by_table((0.0, 0.25, 0.25, 0.5), ranking, times)
+    frames, _ = frames_by_table((0.0, 0.25, 0.25, 0.5), times)
     assert frames == [0, 5, 5, 10]
     # A floor that a table would get anyway changes nothing.
-    frames, _ = frames_by_table((0.5, 0.0, 0.0, 0.0), ranking, times)
+    frames, _ = frames_by_table((0.5, 0.0, 0.0, 0.0), times)
     assert frames == [20, 0, 0, 0]
 
 
