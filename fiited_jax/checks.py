@@ -26,16 +26,14 @@ def check_int(name: str, value: Any, least: int) -> None:
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Refuse what is not a number from `low` to `high`."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    _check_real(name, value)
     if not low <= value <= high:
         raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value}")
 
 
 def check_share(name: str, value: Any) -> None:
     """Refuse what is not a number in [0, 1)."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+    _check_real(name, value)
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be a share in [0, 1), got {value}")
 
@@ -52,3 +50,8 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
         raise ValueError(
             f"{name} must be {' or '.join(map(repr, options))}, got {value!r}"
         )
+
+
+def _check_real(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}")

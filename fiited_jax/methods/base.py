@@ -38,10 +38,6 @@ class Embed(Protocol):
         """Do what a method does between updates, every so many steps."""
         ...
 
-    def prune_temporary_bytes(self) -> int:
-        """Return the bytes that `prune_step` needs beside the state."""
-        ...
-
     def memory_report(self) -> MemoryReport:
         """Count the bytes of the live arrays."""
         ...

@@ -1,7 +1,6 @@
 """Rows of hot ids and rows that the others share: the embedding module of `cafe`."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -174,20 +173,6 @@ class CafeEmbed(nnx.Module):
             jnp.float32(self.threshold),
             self.num_hot - sketch.num_free,
         )
-
-    def prune_temporary_bytes(self) -> int:
-        """Return the bytes that `prune_step` needs beside the state, as compiled.
-
-        Raises:
-          NotImplementedError: on a backend that does not report it.
-        """
-        step = jax.jit(
-            functools.partial(cool, threshold=self.threshold), donate_argnums=0
-        )
-        analysis = step.lower(self._state.sketch).compile().memory_analysis()
-        if analysis is None:
-            raise NotImplementedError("this backend does not report its memory use")
-        return analysis.temp_size_in_bytes
 
     def memory_report(self) -> MemoryReport:
         """Count the bytes of the sketch and the rows, by component."""

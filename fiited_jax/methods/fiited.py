@@ -9,7 +9,16 @@ from ..keys import keys_from_int64
 from ..nn.nnx import PagedEmbed
 from .base import Embed, Method, Request, required_budget
 
-__all__ = ["fiited", "store_method"]
+__all__ = ["BARE", "fiited", "store_method"]
+
+# Rules of `store_method` without what this package adds to them.
+BARE = {
+    "ranking": "chunks",
+    "fallback": "zero",
+    "frames_per_entry": None,
+    "filter_share": 0.0,
+    "value_dtype": "float32",
+}
 
 
 def fiited(request: Request) -> Method:

@@ -9,7 +9,7 @@ References:
 
 from ..scorers import fiited as count_times_norm
 from .base import Method, Request
-from .fiited import store_method
+from .fiited import BARE, store_method
 
 __all__ = ["fiited_paper"]
 
@@ -25,11 +25,7 @@ def fiited_paper(request: Request) -> Method:
     width = request.embedding_dim
     return store_method(
         request,
-        ranking="chunks",
+        **BARE,
         chunk_dim=width // _NUM_CHUNKS if width % _NUM_CHUNKS == 0 else width,
         scorer=count_times_norm(),
-        fallback="zero",
-        frames_per_entry=None,
-        filter_share=0.0,
-        value_dtype="float32",
     )

@@ -6,16 +6,15 @@ References:
   in prune steps a share of the rows for each table, proportional to the ids it has.
   Deviations: the store tracks as many ids as it has rows, and a new id takes the row of
   the one of its bucket that came least at once, of whatever table, so that a table may
-  hold less than its share (room for ids that wait for a row was worse in every try);
-  all rows are ranked and not every 23rd; counts are not sampled over steps; the
-  interval is that of the other methods.
+  hold less than its share; all rows are ranked and not every 23rd; counts are not
+  sampled over steps; the interval is that of the other methods.
 """
 
 import math
 
 from ..scorers import frequency
 from .base import Method, Request
-from .fiited import store_method
+from .fiited import BARE, store_method
 
 __all__ = ["itep"]
 
@@ -31,13 +30,9 @@ def itep(request: Request) -> Method:
     sizes = [len(ids) for ids in request.vocabulary.tables]
     return store_method(
         request,
-        ranking="chunks",
+        **BARE,
         chunk_dim=request.embedding_dim,
         scorer=frequency(),
         half_life=_HALF_LIFE,
         table_floors=tuple(size / sum(sizes) for size in sizes),
-        fallback="zero",
-        frames_per_entry=None,
-        filter_share=0.0,
-        value_dtype="float32",
     )

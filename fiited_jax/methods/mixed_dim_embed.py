@@ -149,10 +149,6 @@ class MixedDimEmbed(nnx.Module):
     def prune_step(self) -> None:
         """Nothing is pruned."""
 
-    def prune_temporary_bytes(self) -> int:
-        """Return 0: nothing is pruned."""
-        return 0
-
     def memory_report(self) -> MemoryReport:
         """Count the bytes of rows and matrices and of their optimizer state."""
         pools = jax.tree.leaves(self._state, is_leaf=lambda x: isinstance(x, ChunkPool))

@@ -117,10 +117,6 @@ class TableEmbed(nnx.Module):
     def prune_step(self) -> None:
         """Nothing is pruned."""
 
-    def prune_temporary_bytes(self) -> int:
-        """Return 0: nothing is pruned."""
-        return 0
-
     def memory_report(self) -> MemoryReport:
         """Count the bytes of the rows and their optimizer state."""
         pool = self._pool

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import optax
 
+from ..checks import check_int
 from ..sizes import parse_bytes
 from ..sparse_optim import SparseOptimizer, rowwise_adagrad, sparse
 from .shared_options import SharedOptions, optional
@@ -69,8 +70,7 @@ class TrainOptions(SharedOptions):
             raise ValueError(
                 f"compression must be from 0.001 to 1e9, got {self.compression}"
             )
-        if self.log_every < 1:
-            raise ValueError(f"log_every must be at least 1, got {self.log_every}")
+        check_int("log_every", self.log_every, 1)
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"learning_rate must be positive, got {self.learning_rate}"

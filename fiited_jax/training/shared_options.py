@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ..checks import check_int
+
 __all__ = ["SharedOptions", "optional"]
 
 
@@ -94,17 +96,11 @@ class SharedOptions:
             "epochs",
             "prune_interval",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
+            check_int(name, getattr(self, name), 1)
+        check_int("prune_warmup", self.prune_warmup, 0)
         for name in ("dense_learning_rate", "half_life"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.prune_warmup < 0:
-            raise ValueError(
-                f"prune_warmup must be at least 0, got {self.prune_warmup}"
-            )
         if not 0 < self.split_fraction() < 1:
             raise ValueError(
                 f"test_fraction must be between 0 and 1, got {self.test_fraction}"
