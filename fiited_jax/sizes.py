@@ -106,6 +106,7 @@ def fit_sizes(
     frames_per_entry: float,
     most_chunks: float,
     num_ids: int | None,
+    most_frames: int | None = None,
 ) -> tuple[int, int]:
     """Divide bytes between a page table and a pool.
 
@@ -117,6 +118,7 @@ def fit_sizes(
       frames_per_entry: mean frames per tracked key.
       most_chunks: frames that an entry can use, what is left free for new ones counted.
       num_ids: keys that there can be, `None` if that is not known.
+      most_frames: frames that there may be, `None` for any number.
 
     Returns:
       How many entries and frames. At least a bucket and two frames: what is too small
@@ -132,7 +134,10 @@ def fit_sizes(
         num_buckets = min(num_buckets, needed)
     num_frames = kind.most_within(num_bytes - num_buckets * bucket_bytes)
     if num_ids is not None:  # frames for every chunk of every entry will do
-        most_frames = math.ceil(num_buckets * num_ways * most_chunks) + 2
+        num_frames = min(
+            num_frames, math.ceil(num_buckets * num_ways * most_chunks) + 2
+        )
+    if most_frames is not None:
         num_frames = min(num_frames, most_frames)
     # What a whole frame does not fill still holds buckets.
     left = num_bytes - num_buckets * bucket_bytes - kind.bytes_of(num_frames)

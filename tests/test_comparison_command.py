@@ -85,6 +85,7 @@ REFUSED = {
     "negative rate": (["--learning-rates", "-0.1,1"], "learning_rates"),
     "seeds": (["--seeds", "0"], "seeds must be from 1 to 1000, got 0"),
     "many seeds": (["--seeds", "1001"], "seeds must be"),
+    "tuning seeds": (["--tuning-seeds", "0"], "tuning_seeds must be from 1"),
     "fraction 0": (["--validation-fraction", "0"], "must be between 0 and 1, got 0"),
     "fraction 1": (["--validation-fraction", "1"], "must be between 0 and 1, got 1"),
     "no slice": (["--validation-fraction", "0.001"], "40 train examples at least one"),

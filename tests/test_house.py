@@ -22,7 +22,7 @@ LAYERS = [
     {"sizes"},
     {"config", "state", "utility"},
     {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"}
-    | {"table_rules"},
+    | {"table_rules", "utility_scale"},
     {"arena", "dense_tables", "key_rows", "page_table", "shared_pool"},
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},

@@ -23,7 +23,8 @@ class TrainOptions(SharedOptions):
       method: how embeddings are kept; all but fiited are baselines.
       compression: dense bytes over all-in bytes, 10 unless a budget is given. The
         dense table holds the distinct pairs of table and id in the training split and
-        the same optimizer. Method full ignores it.
+        the same optimizer. Method full ignores it; method pep keeps that share of the
+        values, and holds more than the dense table while it trains.
       budget: all-in bytes instead, for example 64MiB.
       learning_rate: of the embeddings.
       on_full: what happens when the budget does not hold an entry for every id: evict
@@ -45,6 +46,7 @@ class TrainOptions(SharedOptions):
         "hash",
         "itep",
         "mixed_dim",
+        "pep",
         "qr",
         "small_dim",
     ] = "fiited"

@@ -49,7 +49,7 @@ class BarReporter:
         """Show the bar."""
         self._progress.start()
         self._task = self._progress.add_task(
-            "train", total=num_steps, status="compiling"
+            "train", total=num_steps, status="starting"
         )
 
     def log(self, record: dict[str, Any]) -> None:

@@ -42,8 +42,9 @@ class SharedOptions:
       prune_warmup: steps in which that interval grows to its length: an eighth of it in
         the first quarter of the warm-up, then a quarter, and half from its middle on.
       half_life: steps in which an untouched utility halves.
-      frames_per_entry: frames of the pool per tracked key. By default two
-        values with ranking lengths, half of the chunks with ranking chunks.
+      frames_per_entry: frames of the pool per tracked key, while there are more keys
+        than entries. By default one with ranking lengths, half of the chunks with
+        ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
       fallback: what ids read where they have no values: zero, or vectors that they

@@ -335,6 +335,20 @@ def test_ids_of_32_bits_store_no_high_word_and_wider_ones_fail():
     store.check_invariants(state)
 
 
+@pytest.mark.parametrize("num_frames", [1 << 16, (1 << 16) + 1])
+def test_the_last_frame_of_a_full_pool_is_found(num_frames):
+    store = make_store(
+        embedding_dim=1, chunk_dim=1, num_entries=1 << 17, num_frames=num_frames
+    )
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = jnp.arange(num_frames + 100, dtype=jnp.int32)
+    state, handle, info = run.admit(state, ids)
+    assert int(info.frames_used) == num_frames - 1
+    assert np.count_nonzero(store.gather(state, handle)) == num_frames - 1
+    state, _ = run.prune(state)
+    store.check_invariants(state)
+
+
 def test_table_scale_is_that_of_the_tables_of_the_keys():
     fields = {"num_tables": 3, "initial_chunks": 4}
     scales = (1.0, 0.25, 0.0)
