@@ -9,7 +9,7 @@ import numpy as np
 from . import scorers
 from .checks import BudgetError, check_choice, check_int, check_number, check_share
 from .scorers import Scorer
-from .sizes import FrameKind, fit_sizes, parse_bytes
+from .sizes import SHORT_FRAMES, FrameKind, fit_sizes, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
 
 __all__ = ["MOST_RANKED_CHUNKS", "EmbeddingConfig"]
@@ -20,7 +20,6 @@ MOST_RANKED_CHUNKS = 32
 _INDEX_LIMIT = 1 << 31  # int32 indices
 _WORD_BYTES = 4
 _UTILITY_BYTES = 2
-_SHORT_FRAMES = 1 << 16  # as many frames have numbers of 16 bits
 # Step, step of decay, threshold, two seed words, next frame, idle frames.
 _FIXED_BYTES = 7 * _WORD_BYTES
 _VALUE_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
@@ -244,7 +243,7 @@ class EmbeddingConfig:
     @property
     def start_dtype(self) -> np.dtype:
         """Holds a frame number."""
-        return np.dtype(np.uint16 if self.num_frames <= _SHORT_FRAMES else np.int32)
+        return np.dtype(np.uint16 if self.num_frames <= SHORT_FRAMES else np.int32)
 
     @property
     def stored_dtype(self) -> np.dtype:
@@ -386,29 +385,22 @@ class EmbeddingConfig:
                 f"got {num_bytes}"
             )
 
-        def sized(entry_bytes: int, most_frames: int | None = None) -> EmbeddingConfig:
-            num_entries, num_frames = fit_sizes(
-                left,
-                kind,
-                num_ways=num_ways,
-                entry_bytes=entry_bytes,
-                frames_per_entry=frames_per_entry,
-                most_chunks=longest / (1 - probe.headroom),
-                num_ids=num_ids,
-                most_frames=most_frames,
-            )
-            return dataclasses.replace(
-                probe,
-                num_entries=num_entries,
-                num_frames=num_frames,
-                filter_slots=filter_slots,
-                num_shared=num_shared,
-                budgeted_slots=specs,
-            )
-
-        short = sized(probe.entry_bytes, _SHORT_FRAMES)
-        if short.num_frames < _SHORT_FRAMES:
-            return short
-        more = dataclasses.replace(probe, num_frames=_SHORT_FRAMES + 1)
-        long = sized(more.entry_bytes)
-        return long if long.num_frames > _SHORT_FRAMES else short
+        num_entries, num_frames = fit_sizes(
+            left,
+            kind,
+            num_ways=num_ways,
+            entry_bytes=lambda frames: (
+                dataclasses.replace(probe, num_frames=frames).entry_bytes
+            ),
+            frames_per_entry=frames_per_entry,
+            most_chunks=longest / (1 - probe.headroom),
+            num_ids=num_ids,
+        )
+        return dataclasses.replace(
+            probe,
+            num_entries=num_entries,
+            num_frames=num_frames,
+            filter_slots=filter_slots,
+            num_shared=num_shared,
+            budgeted_slots=specs,
+        )

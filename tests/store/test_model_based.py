@@ -204,7 +204,7 @@ LONG = {
 @pytest.mark.parametrize("name", sorted(CASES.keys() - LONG))
 def test_store_follows_the_model(name, monkeypatch):
     if name == "long_starts":  # as those of a pool too large for this test
-        monkeypatch.setattr("fiited_jax.config._SHORT_FRAMES", 64)
+        monkeypatch.setattr("fiited_jax.config.SHORT_FRAMES", 64)
     follow(name, 0, 12_600)  # in 12 cases 1.5 * 10^5 key events
 
 
