@@ -38,12 +38,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fiited_jax import training
+from fiited_jax.checks import BudgetError
 from fiited_jax.data import Batch, Change, DemoStream, Split, Vocabulary, rebatch
 from fiited_jax.methods import METHODS
 
 REFERENCE = "full"
 OFFLINE = {"pep"}  # trains again from the start once its lengths are known
-RATES = (0.03, 0.1, 0.3)
+RATES = (0.01, 0.03, 0.1)
 BATCH_SIZE = 256
 WINDOW = 20 * BATCH_SIZE
 TOLERANCE = 0.002
@@ -234,7 +235,7 @@ def measure(line: str, setting: Setting) -> dict[str, Any]:
                     result["all_in_ratio"] = ratio
                 result.setdefault(name, []).append(aucs)
             jax.clear_caches()  # compiled code of other sizes is of no use
-    except ValueError as error:
+    except BudgetError as error:
         return {"line": line, "refused": str(error)}
     return result
 

@@ -9,7 +9,13 @@ import numpy as np
 from . import scorers
 from .checks import BudgetError, check_choice, check_int, check_number, check_share
 from .scorers import Scorer
-from .sizes import SHORT_FRAMES, FrameKind, fit_sizes, parse_bytes
+from .sizes import (
+    SHORT_FRAMES,
+    FrameKind,
+    default_frames_per_entry,
+    fit_sizes,
+    parse_bytes,
+)
 from .sparse_optim import SlotSpec, SparseOptimizer
 
 __all__ = ["MOST_RANKED_CHUNKS", "EmbeddingConfig"]
@@ -350,9 +356,7 @@ class EmbeddingConfig:
         specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
         if frames_per_entry is None:
-            # Ranked by length, many short vectors are worth more than fewer long ones.
-            is_mask = probe.ranking == "chunks"
-            frames_per_entry = max(num_chunks / 2, 1) if is_mask else 1
+            frames_per_entry = default_frames_per_entry(probe.ranking, num_chunks)
         if num_ids is not None:
             check_int("num_ids", num_ids, 1)
         check_number("frames_per_entry", frames_per_entry, 1e-3, num_chunks)

@@ -8,7 +8,15 @@ from typing import NamedTuple
 
 from .sparse_optim import SlotSpec
 
-__all__ = ["LANES", "SHORT_FRAMES", "FrameKind", "fit_sizes", "parse_bytes", "pool_line_shape"]
+__all__ = [
+    "LANES",
+    "SHORT_FRAMES",
+    "FrameKind",
+    "default_frames_per_entry",
+    "fit_sizes",
+    "parse_bytes",
+    "pool_line_shape",
+]
 
 SHORT_FRAMES = 1 << 16
 """As many frames have numbers of 16 bits; of more, each entry has two bytes more."""
@@ -99,6 +107,18 @@ class FrameKind(NamedTuple):
             fits = self.bytes_of(middle) <= num_bytes
             low, high = (middle, high) if fits else (low, middle)
         return low
+
+
+def default_frames_per_entry(ranking: str, num_chunks: int) -> float:
+    """Return the mean frames per tracked key where none is given.
+
+    Ranked by length, many short vectors are worth more than fewer long ones.
+
+    Args:
+      ranking: as for `EmbeddingConfig`.
+      num_chunks: K of the widest table.
+    """
+    return max(num_chunks / 2, 1) if ranking == "chunks" else 1.0
 
 
 def fit_sizes(

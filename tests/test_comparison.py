@@ -172,6 +172,13 @@ def test_where_data_lie_does_not_change_a_key(tmp_path):
     assert key(tmp_path, "fiited") != key(tmp_path, "fiited", half_life=7.0)
 
 
+def test_results_of_another_jax_are_not_found(tmp_path, monkeypatch):
+    cell = cells.final_cells(make_options(tmp_path), cells.Line("hash", 2.0), 0.1)[0]
+    key = cell.key("data")
+    monkeypatch.setattr(cells.jax, "__version__", "0.0.1")
+    assert cell.key("data") != key
+
+
 def test_an_ablation_has_the_rate_of_the_unchanged_line(tmp_path, monkeypatch):
     tried = {"scorer": ("grad_norm", "frequency"), "chunk_dim": (3, 4)}
     monkeypatch.setattr(ablations, "_TRIED", tried)
@@ -209,7 +216,16 @@ def test_what_does_not_run_is_not_ablated(tmp_path):
     assert told.endswith(" 0 left\n")
 
 
-@pytest.mark.parametrize("fields", [{}, {"embedding_dim": 64}, {"embedding_dim": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({}, {"embedding_dim": 64}, {"embedding_dim": 2}),
+        {"ranking": "chunks", "embedding_dim": 64, "chunk_dim": 4},
+        {"frames_per_entry": 2.0},
+        {"filter_share": 0.6},
+        {"fallback": "shared", "shared_share": 0.96},
+    ],
+)
 def test_the_store_allows_every_change(fields, tmp_path):
     options = make_options(tmp_path, methods="fiited", sizes="2", **fields)
     tried = ablations.changes(options)
@@ -229,6 +245,21 @@ def test_the_store_allows_every_change(fields, tmp_path):
                 scorer=SCORERS[cell.options.scorer](),
             )
         )
+
+
+def test_what_changes_nothing_is_not_tried(tmp_path):
+    def tried(**fields):
+        options = make_options(tmp_path, methods="fiited", **fields)
+        return {str(change) for change in ablations.changes(options)}
+
+    lengths, chunks = tried(), tried(ranking="chunks", chunk_dim=2)
+    assert "length_alpha=2.0" in lengths
+    assert not any("length_alpha" in change for change in chunks)
+    # By default one frame per entry, and half of eight.
+    assert {"frames_per_entry=2.0", "frames_per_entry=4.0"} <= lengths
+    assert "frames_per_entry=1.0" not in lengths
+    assert {"frames_per_entry=1.0", "frames_per_entry=2.0"} <= chunks
+    assert "frames_per_entry=4.0" not in chunks
 
 
 def test_the_fingerprint_is_that_of_every_example():

@@ -165,6 +165,29 @@ def test_ablations_have_a_table_of_their_own(tmp_path):
     )
     assert "| 2x | `chunk_dim=4` | does not run: too small |" in table
     write_report(options, STREAM, outcomes)
+    drawn = (tmp_path / "auc_all_in.png").read_bytes()
+    write_report(options, STREAM, [ours, other])
+    assert (tmp_path / "auc_all_in.png").read_bytes() == drawn
+
+
+def test_an_ablation_that_diverged_has_no_change_of_auc(tmp_path):
+    ours = make_outcome("fiited", 2.0, 0.7, 0.72)
+    line = Line("fiited", 2.0, Change("scorer", "frequency"))
+    diverged = make_outcome("", 2.0, None, 0.8)._replace(line=line)
+    text = report_text(make_options(tmp_path), STREAM, [ours, diverged])
+    assert "| `scorer=frequency` | diverged | - |" in text
+
+
+def test_one_seed_has_no_spread_and_one_rate_no_end(tmp_path):
+    ours = make_outcome("fiited", 2.0, 0.7, rate=0.1)
+    line = Line("fiited", 2.0, Change("scorer", "frequency"))
+    changed = make_outcome("", 2.0, 0.71, rate=0.1)._replace(line=line)
+    options = make_options(tmp_path, seeds=1, learning_rates="0.1")
+    text = report_text(options, STREAM, [ours, changed])
+    assert "| `scorer=frequency` | 0.7100 | +0.0100 |" in text
+    assert "±" not in text
+    assert "standard error" not in text.split("## Options")[1]
+    assert "*" not in text.split("## 2x")[1].split("##")[0]
 
 
 def test_the_best_of_a_size_is_bold(tmp_path):
@@ -181,7 +204,7 @@ def test_the_best_of_a_size_is_bold(tmp_path):
     text = report_text(make_options(tmp_path), STREAM, outcomes)
     table = text.split("## AUC")[1].split("##")[0].split()
     assert " ".join(table) == (
-        "| method | 1x | 2x | 10x | | --- | --- | --- | --- | "
+        "| method | full | 2x | 10x | | --- | --- | --- | --- | "
         "| full | 0.8000 ± 0.0000 | - | - | "
         "| hash | - | 0.6000 ± 0.0000 | - | "
         "| fiited | - | **0.7100 ± 0.0141** | diverged | "
@@ -191,7 +214,7 @@ def test_the_best_of_a_size_is_bold(tmp_path):
 
 def test_full_alone_and_no_full(tmp_path):
     options = make_options(tmp_path)
-    assert "| method | 1x |" in report_text(options, STREAM, [FULL])
+    assert "| method | full |" in report_text(options, STREAM, [FULL])
     text = report_text(options, STREAM, [make_outcome("hash", 2.0, 0.7, 0.7)])
     assert "| hash | 0.7000 ± 0.0000 | 0.5000 ± 0.0000 | - |" in text
 

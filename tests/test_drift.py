@@ -67,6 +67,19 @@ def test_a_part_has_its_examples_and_the_vocabulary_of_all():
     assert part.vocabulary() is stream.vocabulary()
 
 
+def test_rates_are_chosen_on_a_stream_of_no_reported_run(monkeypatch):
+    tried = []
+
+    def curve(line, setting, stream, seed, rate):
+        tried.append((seed, rate, stream.num_train))
+        return [rate == 0.1] * 8, 1.0
+
+    monkeypatch.setattr(drift, "curve", curve)
+    setting = drift.Setting(compression=4.0, windows=2, seeds=2, rates=(0.03, 0.1, 1))
+    assert drift.choose_rate("hash", setting) == 0.1
+    assert tried == [(2, rate, 2 * drift.WINDOW) for rate in setting.rates]
+
+
 def test_a_line_names_a_method_and_options():
     assert drift.parse("hash") == ("hash", {})
     fields = {"half_life": 500, "fallback": "shared"}

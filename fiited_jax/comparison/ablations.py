@@ -1,8 +1,11 @@
 """Ablations: method `fiited` with one option changed at a time."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
-from ..config import MOST_RANKED_CHUNKS
+from ..config import EmbeddingConfig
+from ..sizes import default_frames_per_entry
+from ..sparse_optim import rowwise_adagrad
 from ..training import SharedOptions
 
 __all__ = ["Change", "changes"]
@@ -24,13 +27,14 @@ class Change(NamedTuple):
         return f"{self.option}={self.value}"
 
 
+_AMPLE = "64MiB"  # a budget for which no option is too large or too small
 _NEVER = 1e9  # steps: longer than any run
 _TRIED: dict[str, tuple[Any, ...]] = {
     "scorer": ("grad_norm", "fiited", "frequency", "saliency"),
     "ranking": ("lengths", "chunks"),
     "length_alpha": (1.0, 2.0, 4.0, 8.0),
     "chunk_dim": (1, 2, 4, 8, 16, 32, 64),
-    "frames_per_entry": (2.0, 4.0),
+    "frames_per_entry": (1.0, 2.0, 4.0),
     "fallback": ("zero", "shared"),
     "prune_interval": (10, 50, 200, 1000),
     "half_life": (500.0, 2000.0, 8000.0, _NEVER),
@@ -56,11 +60,29 @@ def changes(options: SharedOptions) -> list[Change]:
 
 
 def _makes_sense(change: Change, options: SharedOptions) -> bool:
-    num_chunks = options.embedding_dim // options.chunk_dim
-    if change.option == "chunk_dim" and options.embedding_dim % change.value:
+    """Whether it changes something, and the store takes it with the other options."""
+    held = getattr(options, change.option)
+    if change.option == "frames_per_entry" and held is None:
+        num_chunks = options.embedding_dim // options.chunk_dim
+        held = default_frames_per_entry(options.ranking, num_chunks)
+    if change.option == "length_alpha" and options.ranking != "lengths":
         return False
-    if change.option == "frames_per_entry" and change.value > num_chunks:
+    if change.value == held:
         return False
-    if change == Change("ranking", "chunks") and num_chunks > MOST_RANKED_CHUNKS:
+    try:
+        changed = dataclasses.replace(options, **{change.option: change.value})
+        EmbeddingConfig.from_budget(
+            _AMPLE,
+            embedding_dim=changed.embedding_dim,
+            chunk_dim=changed.chunk_dim,
+            optimizer=rowwise_adagrad(1.0),
+            frames_per_entry=changed.frames_per_entry,
+            filter_share=changed.filter_share,
+            shared_share=changed.shared_share,
+            fallback=changed.fallback,
+            ranking=changed.ranking,
+            length_alpha=changed.length_alpha,
+        )
+    except ValueError:
         return False
-    return change.value != getattr(options, change.option)
+    return True

@@ -56,8 +56,12 @@ def report_text(
         blocks += [
             f"## Options of {OURS}, changed one at a time",
             "",
-            "At the learning rate of the unchanged method. After a change of AUC comes "
-            "its standard error.",
+            "At the learning rate of the unchanged method."
+            + (
+                " After a change of AUC comes its standard error."
+                if options.num_seeds() > 1
+                else ""
+            ),
             "",
             *ablation_table(outcomes, ablations),
             "",

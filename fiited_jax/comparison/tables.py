@@ -42,7 +42,7 @@ def auc_table(outcomes: Sequence[Outcome]) -> list[str]:
         is_best = size is not None and outcome.mean("auc") == best[size]
         return f"**{text}**" if is_best else text
 
-    head = ["method", *("1x" if size is None else f"{size:g}x" for size in sizes)]
+    head = ["method", *("full" if size is None else f"{size:g}x" for size in sizes)]
     rows = [[method, *(cell(method, size) for size in sizes)] for method in methods]
     return _table(head, rows)
 
@@ -93,12 +93,10 @@ def ablation_table(
         first = [f"{ours.line.size:g}x", name]
         if outcome.refused is not None:
             return [*first, _reason(outcome)]
-        gain = outcome.mean("auc") - ours.mean("auc")
-        error = math.sqrt(sum(o.variance_of_mean("auc") for o in (ours, outcome)))
         return [
             *first,
             _spread(outcome, "auc"),
-            "-" if change is None else f"{gain:+.4f} ± {error:.4f}",
+            "-" if change is None else _gain(outcome, ours),
             _spread(outcome, "log_loss"),
             *_ratios(outcome),
         ]
@@ -118,6 +116,17 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
     lines = [head, ["---"] * len(head)]
     lines += [row + [""] * (len(head) - len(row)) for row in rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _gain(outcome: Outcome, ours: Outcome) -> str:
+    """Return the difference of mean AUC; with several seeds its standard error too."""
+    gain = outcome.mean("auc") - ours.mean("auc")
+    if math.isnan(gain):
+        return "-"
+    if len(outcome.records) == 1:
+        return f"{gain:+.4f}"
+    error = math.sqrt(sum(o.variance_of_mean("auc") for o in (ours, outcome)))
+    return f"{gain:+.4f} ± {error:.4f}"
 
 
 def _ratios(outcome: Outcome) -> list[str]:

@@ -39,7 +39,7 @@ class TrainResult(NamedTuple):
       prune_temporary_bytes: what a prune step needs beside the state; 0 for a method
         that does not prune, `None` on a backend that does not report it.
       non_finite: chunks or rows left alone for a gradient that was not finite, and
-        dense updates skipped for one.
+        dense updates skipped for one, since a restart.
       examples_per_second: over all train and prune steps since a restart, and the
         reading of their data; compilation is not timed.
       state_sha256: of all weights, embeddings and optimizer states.

@@ -29,7 +29,7 @@ class TrainOptions(SharedOptions):
       learning_rate: of the embeddings.
       on_full: what happens when the budget does not hold an entry for every id: evict
         the entry of lowest utility, or end the run with an error, at the first log line
-        that tells of it. Only for method fiited; the others have no entries.
+        that tells of it. Only for method fiited.
       seed: of the initial weights and embeddings; the data and their split do not
         depend on it.
       log_every: steps between lines of metrics.jsonl and of progress.
@@ -79,8 +79,7 @@ class TrainOptions(SharedOptions):
             )
         if self.on_full == "error" and self.method != "fiited":
             raise ValueError(
-                "on_full=error must come with method=fiited, the others have no "
-                f"entries that run out, got method={self.method}"
+                f"on_full=error must come with method=fiited, got method={self.method}"
             )
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")

@@ -145,6 +145,31 @@ def test_from_budget_names_what_is_wrong(fields, words):
         fj.EmbeddingConfig.from_budget(**arguments, optimizer=OPTIMIZERS["sgd"])
 
 
+def test_wide_starts_come_when_more_frames_are_worth_their_bytes():
+    def sizes(num_bytes, **fields):
+        config = fj.EmbeddingConfig.from_budget(
+            num_bytes,
+            **{"embedding_dim": 16, "chunk_dim": 1, **fields},
+            optimizer=fj.rowwise_adagrad(0.1),
+        )
+        state_bytes = fj.predict_memory(config, fj.rowwise_adagrad(0.1)).all_in_bytes
+        assert 0.95 * num_bytes <= state_bytes <= num_bytes
+        return config.num_entries, config.num_frames, config.start_dtype.itemsize
+
+    found = [sizes(num_bytes) for num_bytes in range(1_100_000, 3_000_000, 50_000)]
+    products = [entries * frames for entries, frames, _ in found]
+    assert products == sorted(products)
+    assert {(frames > 1 << 16, width) for _, frames, width in found} == {
+        *((False, 2), (True, 4))
+    }
+    assert all(0.6 < frames / entries < 1.01 for entries, frames, _ in found)
+    # Few wide frames are given up for entries, which cost little there.
+    entries, frames, width = sizes(21 << 20, chunk_dim=16, embedding_dim=64)
+    assert frames > 1 << 16
+    assert frames == pytest.approx(entries, rel=0.01)
+    assert width == 4
+
+
 def test_store_refuses_an_optimizer_that_was_not_counted():
     config = fj.EmbeddingConfig.from_budget(
         "1MiB", embedding_dim=16, chunk_dim=4, optimizer=OPTIMIZERS["rowwise_adagrad"]
