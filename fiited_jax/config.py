@@ -296,8 +296,8 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, 0.001 to K, while there are
-            more keys than entries; `None` is one with `ranking="lengths"`, and half of
+          frames_per_entry: about the mean frames per tracked key, 0.001 to K, while
+            there are more keys than entries; `None` is one with `ranking="lengths"`, and half of
             the K chunks with `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made
             than they need.
@@ -314,7 +314,7 @@ class EmbeddingConfig:
 
         Raises:
           BudgetError: a ValueError, on a budget too small for one bucket and one
-            frame, with one that is not.
+            frame, with one that is not; and on one that holds 2^31 frames or more.
           TypeError: on an optimizer that is not a `SparseOptimizer`.
 
         >>> from fiited_jax import sparse_optim
@@ -398,8 +398,14 @@ class EmbeddingConfig:
             ),
             frames_per_entry=frames_per_entry,
             most_chunks=longest / (1 - probe.headroom),
+            most_entries=(_INDEX_LIMIT - 1) // num_chunks,
             num_ids=num_ids,
         )
+        if num_frames >= _INDEX_LIMIT:
+            raise BudgetError(
+                f"budget must be smaller with chunk_dim={chunk_dim}: one device numbers "
+                f"fewer than 2^31 frames, and {num_bytes} bytes hold {num_frames}"
+            )
         return dataclasses.replace(
             probe,
             num_entries=num_entries,

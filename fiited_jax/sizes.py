@@ -129,6 +129,7 @@ def fit_sizes(
     entry_bytes: Callable[[int], int],
     frames_per_entry: float,
     most_chunks: float,
+    most_entries: int,
     num_ids: int | None,
 ) -> tuple[int, int]:
     """Divide bytes between a page table and a pool.
@@ -140,6 +141,7 @@ def fit_sizes(
       entry_bytes: bytes per entry, given the number of frames.
       frames_per_entry: mean frames per tracked key.
       most_chunks: frames that an entry can use, what is left free for new ones counted.
+      most_entries: entries that there may be.
       num_ids: keys that there can be, `None` if that is not known.
 
     Returns:
@@ -154,6 +156,7 @@ def fit_sizes(
     def divided(bucket_bytes: int, most_frames: int | None) -> tuple[int, int]:
         mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
         possible = (num_bytes - kind.bytes_of(2)) // bucket_bytes
+        possible = min(possible, max(most_entries // num_ways, 1))
         num_buckets = min(max(int(num_bytes / mean_bucket), 1), possible)
         if needed is not None:
             num_buckets = min(num_buckets, needed)
@@ -165,20 +168,14 @@ def fit_sizes(
             num_frames = min(num_frames, most_frames)
         # What a whole frame does not fill still holds buckets.
         left = num_bytes - num_buckets * bucket_bytes - kind.bytes_of(num_frames)
-        num_buckets += left // bucket_bytes
+        num_buckets = min(num_buckets + left // bucket_bytes, possible)
         if needed is not None:  # a few times the need: fewer keys share a bucket
             num_buckets = min(num_buckets, _MOST_PER_NEED * needed)
         return num_buckets, num_frames
 
-    def worth(num_buckets: int, num_frames: int) -> float:
-        """Of both together: of wide frames few are given up for many entries."""
-        weight = min(entry_bytes(SHORT_FRAMES) / (frames_per_entry * frame_bytes), 1)
-        return num_frames * min(num_buckets, needed or num_buckets) ** weight
-
-    short = divided(num_ways * entry_bytes(SHORT_FRAMES), SHORT_FRAMES)
-    best = short
-    if short[1] == SHORT_FRAMES:
+    best = divided(num_ways * entry_bytes(SHORT_FRAMES), SHORT_FRAMES)
+    if best[1] == SHORT_FRAMES:
+        # Longer starts cost entries, so they come when they bring frames.
         long = divided(num_ways * entry_bytes(SHORT_FRAMES + 1), None)
-        if long[1] > SHORT_FRAMES and worth(*long) > worth(*short):
-            best = long
+        best = long if long[1] > SHORT_FRAMES else best
     return best[0] * num_ways, best[1]

@@ -34,8 +34,9 @@ class PageTable:
 
     Entry e belongs to bucket e // W, and its key hashes to that bucket. The chunks of
     an entry lie in consecutive frames, a *run*: its start and which chunks there are
-    tell the frame of each, so no frame numbers are stored. With `ranking="lengths"` and
-    32-bit ids an entry takes 12 bytes at any K, 10 with a pool of up to 65,536 frames.
+    tell the frame of each, so no frame numbers are stored. With `ranking="lengths"`,
+    32-bit ids, K below 256 and fewer tables an entry takes 12 bytes, and 10 with a pool
+    of up to 65,536 frames.
 
     Attributes:
       key_low: low word of the id.

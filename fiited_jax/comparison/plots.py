@@ -38,7 +38,7 @@ def plot_frontier(
             if o.line.method == method
         )
         sizes, means, deviations = zip(*points, strict=True)
-        color, marker = f"C{number}", "osD^vPX*<>"[number % 10]
+        color, marker = f"C{number}", "osD^vPX*<>hd"[number % 12]
         axes.errorbar(
             sizes,
             means,

@@ -91,7 +91,7 @@ def _protocol(options: CompareOptions, stream: ClickStream) -> str:
         text += (
             "Every method chose at every size one of the learning rates "
             f"{', '.join(f'{rate:g}' for rate in rates)}, with {others}, by the mean "
-            f"AUC on the last {options.validation_fraction:.0%} of the training split "
+            f"AUC on the last {100 * options.validation_fraction:g} % of the training split "
             "after training on the rest of it; * marks one at an end of that range. "
         )
     return text + (

@@ -49,6 +49,8 @@ def verdict(outcomes: Sequence[Outcome]) -> list[str]:
     losses = [(ours, loss) for ours, other in pairs if (loss := _loss(ours, other))]
     num_sizes = len({ours.line for ours, _ in pairs})
     by_more = "below a baseline by more than one standard error"
+    no_run = any(math.isnan(ours.mean("auc")) for ours, _ in losses)
+    by_more += ", or does not run," if no_run else ""
     if losses:
         num_lost = len({ours.line for ours, _ in losses})
         text = [f"`{OURS}` is {by_more} at {num_lost} of {num_sizes} sizes:", ""]
