@@ -122,16 +122,7 @@ def curve(
       seed: of the initial weights.
       rate: learning rate of the embeddings.
     """
-    method, fields = parse(line)
-    options = training.TrainOptions(
-        method=method,  # pyright: ignore[reportArgumentType]
-        compression=setting.compression,
-        learning_rate=rate,
-        batch_size=BATCH_SIZE,
-        log_every=WINDOW // BATCH_SIZE,
-        seed=seed,
-        **fields,
-    )
+    options = options_of(line, setting, seed, rate)
     result = training.Trainer(options, stream).train(training.SilentReporter())
     ratio = result.memory.all_in_ratio
     assert ratio is not None
@@ -140,11 +131,39 @@ def curve(
     return aucs, ratio
 
 
+def options_of(
+    line: str, setting: Setting, seed: int, rate: float
+) -> training.TrainOptions:
+    """Return the options of a run, see `curve`.
+
+    Raises:
+      ValueError: on a line of no meaning.
+    """
+    method, fields = parse(line)
+    if method not in METHODS or method in OFFLINE:
+        known = sorted(METHODS.keys() - OFFLINE)
+        raise ValueError(f"methods must be of {', '.join(known)}, got {method!r}")
+    known = {field.name for field in dataclasses.fields(training.TrainOptions)}
+    if unknown := fields.keys() - known:
+        raise ValueError(f"methods: {method} has no option {', '.join(unknown)}")
+    if empty := [name for name, value in fields.items() if value == ""]:
+        raise ValueError(f"methods: {line} has no value for {', '.join(empty)}")
+    return training.TrainOptions(
+        method=method,  # pyright: ignore[reportArgumentType]
+        compression=setting.compression,
+        learning_rate=rate,
+        batch_size=BATCH_SIZE,
+        log_every=WINDOW // BATCH_SIZE,
+        seed=seed,
+        **fields,
+    )
+
+
 def parse(line: str) -> tuple[str, dict[str, Any]]:
     """Read a line of the table, `fiited` or `fiited:half_life=500,chunk_dim=4`."""
     method, _, rest = line.partition(":")
-    fields = dict(field.split("=") for field in rest.split(",") if field)
-    return method, {name: _value(text) for name, text in fields.items()}
+    fields = [field.partition("=") for field in rest.split(",") if field]
+    return method, {name: _value(text) for name, _, text in fields}
 
 
 def _value(text: str) -> Any:
@@ -249,7 +268,7 @@ def judge(result: dict[str, Any], fresh: np.ndarray, windows: int) -> dict[str, 
       windows: of a phase.
 
     Returns:
-      Per kind of change: the windows to `recover`, the `gap` to the reference over the
+      Per kind of change: the windows of `recovery`, the `gap` to the reference over the
       last windows of the phase, and the standard deviation of the gap over seeds.
     """
     auc = np.array(result["auc"])
@@ -344,12 +363,19 @@ def main() -> None:
     setting = Setting(
         compression=arguments.compression,
         windows=4 if quick else 12,
-        seeds=arguments.seeds or (1 if quick else 3),
+        seeds=(1 if quick else 3) if arguments.seeds is None else arguments.seeds,
         rates=(0.1,) if quick else RATES,
     )
     lines = arguments.methods or sorted(METHODS.keys() - OFFLINE)
-    if unknown := {parse(line)[0] for line in lines} - METHODS.keys():
-        parser.error(f"unknown methods {sorted(unknown)}, known: {sorted(METHODS)}")
+    if setting.seeds < 1:
+        parser.error(f"argument --seeds: must be at least 1, got {setting.seeds}")
+    try:
+        for line in lines:
+            options_of(line, setting, 0, setting.rates[0])
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     print(
         "| method | learning rate | all-in ratio | AUC before the changes "
         + "".join(f"| {kind}: recovered after | gap at the end " for kind in KINDS)

@@ -297,8 +297,8 @@ class EmbeddingConfig:
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
           frames_per_entry: about the mean frames per tracked key, 0.001 to K, while
-            there are more keys than entries; `None` is one with `ranking="lengths"`, and half of
-            the K chunks with `"chunks"`.
+            there are more keys than entries; `None` is one with `ranking="lengths"`,
+            and half of the K chunks with `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made
             than they need.
           filter_share: share of the budget for an admission filter, see
@@ -403,8 +403,8 @@ class EmbeddingConfig:
         )
         if num_frames >= _INDEX_LIMIT:
             raise BudgetError(
-                f"budget must be smaller with chunk_dim={chunk_dim}: one device numbers "
-                f"fewer than 2^31 frames, and {num_bytes} bytes hold {num_frames}"
+                f"budget must be smaller with chunk_dim={chunk_dim}: one device "
+                f"numbers fewer than 2^31 frames, {num_bytes} bytes hold {num_frames}"
             )
         return dataclasses.replace(
             probe,

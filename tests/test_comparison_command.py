@@ -91,6 +91,10 @@ REFUSED = {
     "no slice": (["--validation-fraction", "0.001"], "40 train examples at least one"),
     "quick": (["--quick"], "quick must come with data=demo"),
     "chunk_dim": (["--chunk-dim", "5"], "chunk_dim must divide"),
+    # Before the methods that do not read it are run.
+    "filter": (["--filter-share", "1.2"], "filter_share must be a share in"),
+    "alpha": (["--length-alpha", "9"], "length_alpha must be"),
+    "frames": (["--frames-per-entry", "99"], "frames_per_entry must be"),
     "empty out": (["--out", ""], "--out must not be empty"),
 }
 

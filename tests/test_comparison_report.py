@@ -3,11 +3,14 @@
 import re
 
 import pytest
+from matplotlib.axes import Axes
 
 from compared import STREAM, make_options, make_outcome
 from fiited_jax.comparison import Outcome, report_text, verdict, write_report
 from fiited_jax.comparison.ablations import Change
 from fiited_jax.comparison.cells import Line
+from fiited_jax.comparison.plots import plot_frontier
+from fiited_jax.methods import METHODS
 
 FULL = make_outcome("full", None, 0.80, 0.80)
 
@@ -142,7 +145,7 @@ def test_the_tables(tmp_path):
     assert "| fiited | diverged | 0.5000 ± 0.0000 | - |" in text
     assert "400 training and 100 test examples" in text
     assert "0.03, 0.1, 0.3" in text
-    assert "last 20% of the training split" in text
+    assert "last 20 % of the training split" in text
 
 
 def test_ablations_have_a_table_of_their_own(tmp_path):
@@ -217,6 +220,19 @@ def test_full_alone_and_no_full(tmp_path):
     assert "| method | full |" in report_text(options, STREAM, [FULL])
     text = report_text(options, STREAM, [make_outcome("hash", 2.0, 0.7, 0.7)])
     assert "| hash | 0.7000 ± 0.0000 | 0.5000 ± 0.0000 | - |" in text
+
+
+def test_every_method_looks_different(tmp_path, monkeypatch):
+    looks, draw = set(), Axes.errorbar
+
+    def errorbar(self, *args, **fields):
+        looks.add((fields["color"], fields["marker"]))
+        return draw(self, *args, **fields)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    outcomes = [make_outcome(method, 2.0, 0.7, 0.8) for method in METHODS]
+    plot_frontier(tmp_path / "plot.png", outcomes, "all_in_bytes", "bytes")
+    assert len(looks) == len(METHODS)
 
 
 def test_report_and_plots_are_written(tmp_path):

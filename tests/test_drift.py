@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -84,6 +85,33 @@ def test_a_line_names_a_method_and_options():
     assert drift.parse("hash") == ("hash", {})
     fields = {"half_life": 500, "fallback": "shared"}
     assert drift.parse("fiited:half_life=500,fallback=shared") == ("fiited", fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "pep"], "methods must be of adaembed, .*, got 'pep'"),
+        (["--methods", "nobody"], "methods must be of .*, got 'nobody'"),
+        (["--methods", "fiited:speed=1"], "fiited has no option speed"),
+        (["--methods", "fiited:half_life"], "no value for half_life"),
+        (["--compression", "0"], "compression must be from"),
+        (["--seeds", "0"], "--seeds: must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_met_before_the_first_run(
+    arguments, words, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", ["drift.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        drift.main()
+    assert re.search(words, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_the_results_are_those_of_the_benchmark():
+    results = json.loads((ROOT / "benchmarks" / "results" / "drift.json").read_text())
+    assert results["rates"] == list(drift.RATES)
+    assert results["window"] == drift.WINDOW
+    assert {line["line"] for line in results["lines"]} == drift.METHODS.keys() - {"pep"}
 
 
 def judged(gap):

@@ -3,9 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from ..config import EmbeddingConfig
 from ..sizes import default_frames_per_entry
-from ..sparse_optim import rowwise_adagrad
 from ..training import SharedOptions
 
 __all__ = ["Change", "changes"]
@@ -27,7 +25,6 @@ class Change(NamedTuple):
         return f"{self.option}={self.value}"
 
 
-_AMPLE = "64MiB"  # a budget for which no option is too large or too small
 _NEVER = 1e9  # steps: longer than any run
 _TRIED: dict[str, tuple[Any, ...]] = {
     "scorer": ("grad_norm", "fiited", "frequency", "saliency"),
@@ -70,19 +67,7 @@ def _makes_sense(change: Change, options: SharedOptions) -> bool:
     if change.value == held:
         return False
     try:
-        changed = dataclasses.replace(options, **{change.option: change.value})
-        EmbeddingConfig.from_budget(
-            _AMPLE,
-            embedding_dim=changed.embedding_dim,
-            chunk_dim=changed.chunk_dim,
-            optimizer=rowwise_adagrad(1.0),
-            frames_per_entry=changed.frames_per_entry,
-            filter_share=changed.filter_share,
-            shared_share=changed.shared_share,
-            fallback=changed.fallback,
-            ranking=changed.ranking,
-            length_alpha=changed.length_alpha,
-        )
+        dataclasses.replace(options, **{change.option: change.value})
     except ValueError:
         return False
     return True

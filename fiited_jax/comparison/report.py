@@ -91,8 +91,9 @@ def _protocol(options: CompareOptions, stream: ClickStream) -> str:
         text += (
             "Every method chose at every size one of the learning rates "
             f"{', '.join(f'{rate:g}' for rate in rates)}, with {others}, by the mean "
-            f"AUC on the last {100 * options.validation_fraction:g} % of the training split "
-            "after training on the rest of it; * marks one at an end of that range. "
+            f"AUC on the last {100 * options.validation_fraction:g} % of the training "
+            "split after training on the rest of it; * marks one at an end of that "
+            "range. "
         )
     return text + (
         "A ratio is the dense table over the method: all-in counts everything that a "

@@ -77,12 +77,12 @@ class DemoStream:
             raise ValueError(
                 f"lifetime is {lifetime}, must be None or between 2 and {1 << 30}"
             )
-        check_changes(changes)
+        changes = check_changes(changes)
         self.num_train = num_train
         self.num_test = num_test
         self.seed = seed
         self.lifetime = lifetime
-        self.changes = tuple(changes)
+        self.changes = changes
         self._planted = plant(seed, lifetime)
         self._scale, self._bias = self._calibrate()
         self._vocabulary: Vocabulary | None = None

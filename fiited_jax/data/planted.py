@@ -92,15 +92,24 @@ class Planted(NamedTuple):
     dense_weights: np.ndarray
 
 
-def check_changes(changes: Sequence[Change]) -> None:
-    """Raise a `ValueError` if a change has no meaning."""
-    kinds = get_args(_Kind)
-    for number, (at, kind) in enumerate(changes):
+def check_changes(changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Return changes, also of plain pairs.
+
+    Raises:
+      ValueError: if one has no meaning.
+    """
+    kinds, checked = get_args(_Kind), []
+    for number, change in enumerate(changes):
+        if not isinstance(change, tuple) or len(change) != 2:
+            raise ValueError(f"changes[{number}] is {change!r}, must be a Change")
+        at, kind = change
         check_count(f"changes[{number}].at", at)
         if kind not in kinds:
             raise ValueError(
                 f"changes[{number}].kind is {kind!r}, must be one of {kinds}"
             )
+        checked.append(Change(at, kind))
+    return tuple(checked)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

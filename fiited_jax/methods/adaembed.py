@@ -2,11 +2,13 @@
 
 References:
   Lai et al., "AdaEmbed: adaptive embedding for large-scale recommendation models", OSDI
-  2023. A configuration of the store: one chunk per vector; importance is the number of
-  accesses times the norm of the gradient, decayed by 0.8 in 1,024 steps, and compared
-  over the 95th percentile of its table; rows move only in prune steps, and only if at
-  least 5 % of them would. Deviations: the store tracks twice as many ids as it has
-  rows, not all there are, as they count in the budget; a new id takes the place of the
+  2023; the decay, of which it tells no numbers, by the implementation that comes with
+  CAFE (Zhang et al., SIGMOD 2024). A configuration of the store: one chunk per vector;
+  importance is the number of accesses times the norm of the gradient, decayed by 0.8 in
+  1,024 steps, and compared over the 95th percentile of its table; rows move only in
+  prune steps, and only if at least 5 % of them would. Deviations: the store tracks
+  twice as many ids as it has rows where there are so many, not all there are, as they
+  count in the budget; a new id takes the place of the
   least important one of its bucket, by importances as they are, and if that had a row,
   the row is idle until the next prune step; all rows are ranked and not a sample; the
   interval is that of the other methods; a row that is handed out begins with small

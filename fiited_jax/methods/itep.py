@@ -4,7 +4,10 @@ References:
   In-training embedding pruning of TorchRec (`modules/itep_modules.py`). A configuration
   of the store: one chunk per vector, access counts decayed by 0.98 in 1,001 steps, and
   rows for each table, proportional to the ids it has, that move only in prune steps.
-  Deviations: the store tracks twice as many ids as it has rows, not all there are, as
+  Deviations: no id has a row before the first prune step, there the first ids have;
+  counts decay from the first step, there after a warm-up; a row that is handed out
+  begins with small values and not zeros, as those of the other methods do; the store
+  tracks twice as many ids as it has rows where there are so many, not all there are, as
   they count in the budget; a new id takes the place of the one of its bucket that came
   least, of whatever table, and if that had a row, the row is idle until the next prune
   step, which gives it to another table if its own has no id left for it; all rows are

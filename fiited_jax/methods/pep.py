@@ -11,12 +11,13 @@ References:
   for Criteo, Avazu and MovieLens-1M.
   Deviations: thresholds start at -15 on all data, as theirs do on MovieLens-1M; on
   Criteo and Avazu theirs start at -150. Values and thresholds learn with the optimizer
-  of the other methods instead of Adam. Its weight decay, which is what raises
-  thresholds, acts on those of the batch alone, and not on values. The search is as long
-  as the training after it and at its end the values kept are those with the largest
-  `|v| - sigmoid(s)`, as many as the budget's share; theirs are those above their
-  thresholds when these first become fewer than that. Ids are not merged by frequency,
-  and the quality of a search is not looked at.
+  of the other methods instead of Adam; with plain SGD thresholds so low hardly move,
+  and the search goes by magnitude. Its weight decay, which is what raises them, acts on
+  those of the batch alone, and not on values. The search is as long as the training
+  after it and at its end the values kept are those with the largest `|v| - sigmoid(s)`,
+  as many as the budget's share; theirs are those above their thresholds when these
+  first become fewer than that. Ids are not merged by frequency, and the quality of a
+  search is not looked at.
 """
 
 from flax import nnx

@@ -8,8 +8,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..checks import check_int
+from ..config import EmbeddingConfig
+from ..scorers import SCORERS
+from ..sparse_optim import rowwise_adagrad
 
 __all__ = ["SharedOptions", "optional"]
+
+_AMPLE = "1GiB"  # a budget for which vectors are not too long
 
 
 def optional(metavar: str) -> Any:
@@ -111,6 +116,30 @@ class SharedOptions:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
+        self._check_store()
+
+    def _check_store(self) -> None:
+        """Let the store refuse what it cannot do, whatever the budget."""
+        EmbeddingConfig.from_budget(
+            _AMPLE,
+            optimizer=rowwise_adagrad(1.0),
+            scorer=SCORERS[self.scorer](),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "embedding_dim",
+                    "chunk_dim",
+                    "ranking",
+                    "length_alpha",
+                    "half_life",
+                    "frames_per_entry",
+                    "filter_share",
+                    "fallback",
+                    "shared_share",
+                    "value_dtype",
+                )
+            },
+        )
 
     def split_fraction(self) -> float:
         """Return the share of the data that is the test split."""

@@ -188,6 +188,11 @@ def halves(changes=()) -> tuple[Batch, Batch, np.ndarray]:
     return before, after, stream.probabilities("train")
 
 
+def test_a_change_may_be_a_plain_pair():
+    plain, named = halves([(AT, "concept")]), halves([Change(AT, "concept")])
+    assert_same(plain[1], named[1])
+
+
 @pytest.mark.parametrize("kind", ["popularity", "concept"])
 def test_a_change_leaves_alone_what_comes_before_it(kind):
     before, after, truth = halves()
@@ -279,6 +284,8 @@ def test_a_linear_model_learns_most_of_it(default, train, test):
         ({"lifetime": 1}, "lifetime is 1, must be None or between 2 and"),
         ({"lifetime": 1 << 31}, "lifetime is 2147483648"),
         ({"changes": [(0, "concept")]}, r"changes\[0\].at is 0, must be an integer"),
+        ({"changes": [(9,)]}, r"changes\[0\] is \(9,\), must be a Change"),
+        ({"changes": [9]}, r"changes\[0\] is 9, must be a Change"),
         ({"changes": [(9, "taste")]}, r"changes\[0\].kind is 'taste', must be one"),
     ],
 )
