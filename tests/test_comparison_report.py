@@ -104,7 +104,7 @@ REFUSED = Outcome(Line("fiited", 2.0), None, (), "one bucket takes 9 bytes")
 )
 def test_not_to_run_is_a_loss(ours, words):
     text = verdict([ours, make_outcome("hash", 2.0, 0.7, 0.7)])
-    assert "at 1 of 1 sizes" in text[0]
+    assert "one standard error, or does not run, at 1 of 1 sizes" in text[0]
     assert words in text[2]
 
 
