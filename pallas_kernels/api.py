@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from . import reference
+from . import mosaic_tpu, reference, triton
 from .windows import num_windows
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "scatter_chunks",
 ]
 
-Implementation = Literal["xla"]
+Implementation = Literal["xla", "mosaic_tpu", "triton"]
 
 
 def gather_chunks(
@@ -33,7 +33,9 @@ def gather_chunks(
         Frame `NULL_FRAME` holds zeros.
       frames: `i32[...]` frame numbers in `[0, P)`.
       chunk_dim: C, values per chunk.
-      implementation: `None` chooses; a name works or raises.
+      implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
+        a TPU; `"triton"` for a C that is a power of 2 on an NVIDIA GPU. Both have been
+        compiled for such chips and not yet run on any, so `None` chooses `"xla"`.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -41,16 +43,20 @@ def gather_chunks(
     Raises:
       ValueError: on a pool that C does not tile.
       TypeError: on frame numbers that are not int32.
-      NotImplementedError: on an implementation that is not there.
+      NotImplementedError: on an implementation that is not there or cannot do this.
 
     >>> pool = jnp.array([0.0, 0.0, 1.0, 2.0, 3.0, 4.0])
     >>> gather_chunks(pool, jnp.array([2, 0]), 2)
     Array([[3., 4.],
            [0., 0.]], dtype=float32)
     """
-    _check_implementation(implementation)
+    _check_implementation(implementation, "mosaic_tpu", "triton")
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
+    if implementation == "mosaic_tpu":
+        return mosaic_tpu.gather_chunks(pool, frames, chunk_dim)
+    if implementation == "triton":
+        return triton.gather_chunks(pool, frames, chunk_dim)
     return reference.gather_chunks(pool, frames, chunk_dim)
 
 
@@ -176,11 +182,12 @@ def probe_page_table(
     return reference.probe_page_table(words, queries, buckets, num_ways)
 
 
-def _check_implementation(implementation: str | None) -> None:
-    if implementation not in (None, "xla"):
+def _check_implementation(implementation: str | None, *more: str) -> None:
+    allowed = ("xla", *more)
+    if implementation not in (None, *allowed):
         raise NotImplementedError(
-            f"implementation={implementation!r} is not available; "
-            "allowed are None and 'xla'"
+            f"implementation={implementation!r} is not available; allowed are None, "
+            f"{', '.join(map(repr, allowed))}"
         )
 
 
