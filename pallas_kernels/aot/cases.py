@@ -32,7 +32,7 @@ class Case(NamedTuple):
     arguments: tuple[Any, ...]
     donate: tuple[int, ...] = ()
     kernel: str | None = None
-    platform: Literal["cuda", "tpu"] | None = None
+    platform: Literal["gpu", "tpu"] | None = None
 
 
 def _of(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -62,7 +62,7 @@ CASES = {
         _gather_chunks("mosaic_tpu"), (_POOL, _FRAMES), (), "gather_chunks", "tpu"
     ),
     "gather_chunks/triton": Case(
-        _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "cuda"
+        _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "gpu"
     ),
     "gather_runs/xla": Case(
         functools.partial(api.gather_runs, chunk_dim=_CHUNK_DIM, num_chunks=4),

@@ -15,9 +15,7 @@ from .cases import Case
 __all__ = ["Compiled", "compile_for"]
 
 # A kernel by Pallas is a call to a target of its platform; its name is in its path.
-_KERNEL = re.compile(
-    r'custom_call_target=[^\n]* op_name="[^"\n]*?([^/"\n]+)/pallas_call"'
-)
+_KERNEL = re.compile(r'custom_call_target=.*op_name="(?:[^"]*/)?([^"/]+)/pallas_call"')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,9 +27,16 @@ def make_frames(shape, chunk_dim, null_share=0.3):
     return jnp.asarray(np.where(rng.random(shape) < null_share, 0, frames), jnp.int32)
 
 
-@pytest.mark.parametrize("shape", [(5,), (7, 40), (2, 3, 50), (0,), (3, 0)])
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Interpretation is slow by the row: more blocks of fewer rows."""
+    monkeypatch.setattr(mosaic_tpu, "_BLOCK", 16)
+    monkeypatch.setattr(mosaic_tpu, "_IN_FLIGHT", 4)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 6), (32,), (0,), (3, 0)])
 @pytest.mark.parametrize("chunk_dim", [1, 16, 128])
-def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape):
+def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape, small_blocks):
     pool, frames = make_pool(chunk_dim), make_frames(shape, chunk_dim)
     read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
@@ -37,8 +44,8 @@ def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 @pytest.mark.parametrize("null_share", [0.0, 1.0])
-def test_mosaic_tpu_with_all_frames_and_none(null_share, dtype):
-    pool, frames = make_pool(4, dtype), make_frames((300,), 4, null_share)
+def test_mosaic_tpu_with_all_frames_and_none(null_share, dtype, small_blocks):
+    pool, frames = make_pool(4, dtype), make_frames((20,), 4, null_share)
     read = mosaic_tpu.gather_chunks(pool, frames, 4, interpret=RACES)
     assert read.dtype == dtype
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 4))
@@ -60,8 +67,14 @@ def test_triton_copies_other_dtypes(dtype):
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 8))
 
 
+def test_mosaic_tpu_in_blocks_of_their_real_size():
+    pool, frames = make_pool(16), make_frames((300,), 16)
+    read = mosaic_tpu.gather_chunks(pool, frames, 16, interpret=RACES)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 16))
+
+
 @pytest.mark.parametrize("kernels", [mosaic_tpu, triton])
-def test_a_null_frame_is_not_read(kernels):
+def test_a_null_frame_is_not_read(kernels, small_blocks):
     pool = make_pool(4).at[0, :4].set(np.nan)
     interpret = RACES if kernels is mosaic_tpu else True
     read = kernels.gather_chunks(pool, jnp.zeros(9, jnp.int32), 4, interpret=interpret)
