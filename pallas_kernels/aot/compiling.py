@@ -75,10 +75,11 @@ def compile_for(case: Case, device: Any) -> Compiled:
     except Exception as error:  # whatever compilers raise is what is asked for
         return Compiled(f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start
-    kernels = tuple(sorted(set(_KERNEL.findall(compiled.as_text()))))
+    kernels = tuple(sorted(set(_KERNEL.findall(compiled.as_text() or ""))))
     if case.kernel is not None and case.kernel not in kernels:
         return Compiled(f"kernel {case.kernel} is not in the code, kernels: {kernels}")
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    memory: Any = compiled.memory_analysis()
+    costs = compiled.cost_analysis() or {}
     leaves = jax.tree.leaves(case.arguments)
     largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     return Compiled(
