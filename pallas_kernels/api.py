@@ -1,11 +1,12 @@
 """Validation and dispatch: the functions that callers use."""
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from . import mosaic_tpu, reference, triton
+from . import reference
 from .windows import num_windows
 
 __all__ = [
@@ -31,11 +32,12 @@ def gather_chunks(
     Args:
       pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C; any dtype.
         Frame `NULL_FRAME` holds zeros.
-      frames: `i32[...]` frame numbers in `[0, P)`.
+      frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
       implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
         a TPU; `"triton"` for a C that is a power of 2 on an NVIDIA GPU. Both have been
-        compiled for such chips and not yet run on any, so `None` chooses `"xla"`.
+        compiled for such chips and not yet run on any, so `None` chooses `"xla"`. They
+        do not lower for other platforms, nor under `jax.vmap` on a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -53,11 +55,44 @@ def gather_chunks(
     _check_implementation(implementation, "mosaic_tpu", "triton")
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
-    if implementation == "mosaic_tpu":
-        return mosaic_tpu.gather_chunks(pool, frames, chunk_dim)
+    if implementation in (None, "xla"):
+        return reference.gather_chunks(pool, frames, chunk_dim)
+    return _gather_by_kernel(implementation, pool, frames, chunk_dim)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _gather_by_kernel(
+    implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
+) -> jax.Array:
+    # Not at the top: JAX may drop one of them, and the others must still be there.
     if implementation == "triton":
-        return triton.gather_chunks(pool, frames, chunk_dim)
-    return reference.gather_chunks(pool, frames, chunk_dim)
+        from .triton import gather_chunks as gather
+    else:
+        from .mosaic_tpu import gather_chunks as gather
+    return gather(pool, frames, chunk_dim)
+
+
+def _gather_forward(
+    implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    chunks = _gather_by_kernel(implementation, pool, frames, chunk_dim)
+    return chunks, (pool, frames)
+
+
+def _gather_backward(
+    implementation: Implementation,
+    chunk_dim: int,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangents: jax.Array,
+) -> tuple[jax.Array, None]:
+    pool, frames = residuals
+    _, transpose = jax.vjp(
+        lambda pool: reference.gather_chunks(pool, frames, chunk_dim), pool
+    )
+    return *transpose(cotangents), None
+
+
+_gather_by_kernel.defvjp(_gather_forward, _gather_backward)
 
 
 def gather_runs(

@@ -49,6 +49,11 @@ def gather_chunks(
             "implementation='mosaic_tpu' needs a pool of 32-bit values: two lines of "
             f"shorter ones share a row of memory; got {pool.dtype}"
         )
+    if pool.size >= 1 << 31:
+        raise NotImplementedError(
+            "implementation='mosaic_tpu' needs a pool of fewer than 2^31 values, got "
+            f"shape {pool.shape}"
+        )
     flat = frames.reshape(-1)
     num_blocks = -(-flat.size // _BLOCK)
     if not num_blocks:
@@ -88,7 +93,7 @@ def _gather_block(
       arrivals: a semaphore per copy in flight.
       chunk_dim: C.
     """
-    per_line = _LANES // chunk_dim
+    per_line = jnp.int32(_LANES // chunk_dim)
 
     def copy_of(row: Any) -> Any:
         return pltpu.make_async_copy(
@@ -109,7 +114,7 @@ def _gather_block(
         def _() -> None:
             copy_of(row).wait()
             line = lines[pl.ds(row, 1), :]
-            if per_line > 1:  # its chunk to the first lanes
+            if chunk_dim < _LANES:  # its chunk to the first lanes
                 first = frame % per_line * chunk_dim
                 line = pltpu.roll(line, (_LANES - first) % _LANES, 1)
             chunks[pl.ds(row, 1), :] = line[:, :chunk_dim]

@@ -16,6 +16,7 @@ from .reference import NULL_FRAME
 
 __all__ = ["gather_chunks"]
 
+_FLOATS = (jnp.float32, jnp.float16, jnp.bfloat16)
 _VALUES = 2048  # per program
 _NUM_WARPS = 4
 
@@ -42,13 +43,19 @@ def gather_chunks(
             "implementation='triton' needs a chunk_dim that is a power of 2, got "
             f"{chunk_dim}"
         )
-    if pool.size >= 1 << 31:
+    if not (jnp.issubdtype(pool.dtype, jnp.integer) or pool.dtype in _FLOATS):
         raise NotImplementedError(
-            f"implementation='triton' needs fewer than 2^31 values, got {pool.size}"
+            "implementation='triton' needs a pool of integers, float32, float16 or "
+            f"bfloat16, got {pool.dtype}"
         )
     flat = frames.reshape(-1)
     block = max(_VALUES // chunk_dim, 1)
     num_blocks = -(-flat.size // block)
+    if max(pool.size, num_blocks * block * chunk_dim) >= 1 << 31:
+        raise NotImplementedError(
+            "implementation='triton' needs pool and result to have fewer than 2^31 "
+            f"values, got shapes {pool.shape} and {(*frames.shape, chunk_dim)}"
+        )
     if not num_blocks:
         return jnp.zeros((*frames.shape, chunk_dim), pool.dtype)
     chunks = pl.pallas_call(

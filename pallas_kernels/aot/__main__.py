@@ -31,19 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     options = parser.parse_args(arguments)
     try:
-        cases = _find(options.op)
         device = open_target(options.target)
+        cases = _find(options.op, device.platform)
     except (ValueError, TargetError) as error:
         parser.error(str(error))
-    told = {
-        name: compile_for(case, device)
-        for name, case in cases.items()
-        if case.platform in (None, device.platform) or options.op is not None
-    }
+    told = {name: compile_for(case, device) for name, case in cases.items()}
     if options.json:
         report = {name: dataclasses.asdict(result) for name, result in told.items()}
         chip = {"target": options.target, "jax": jax.__version__}
-        print(json.dumps({**chip, "cases": report}, indent=1))
+        print(json.dumps({**chip, "cases": report}, indent=1, allow_nan=False))
     else:
         print(f"compiled for {options.target}, jax {jax.__version__}; nothing was run")
         for name, result in told.items():
@@ -51,22 +47,32 @@ def main(arguments: list[str] | None = None) -> int:
     return int(any(result.error is not None for result in told.values()))
 
 
-def _find(name: str | None) -> dict[str, Case]:
-    """Return the cases of a name."""
-    if name is None:
-        return CASES
-    module, is_own, function = name.partition(":")
-    if is_own:
-        try:
-            return {name: getattr(importlib.import_module(module), function)()}
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"op {name!r} is not there: {error}") from error
+def _find(name: str | None, platform: str) -> dict[str, Case]:
+    """Return the cases of a name; of several those that are meant for the platform."""
+    if name is not None and ":" in name:
+        return {name: _own_case(name)}
+    if name in CASES:
+        return {name: CASES[name]}
     found = {
-        key: case for key, case in CASES.items() if name in (key, key.split("/")[0])
+        key: case
+        for key, case in CASES.items()
+        if name in (None, key.split("/")[0]) and case.platform in (None, platform)
     }
     if not found:
         raise ValueError(f"op must be one of {', '.join(CASES)}, got {name!r}")
     return found
+
+
+def _own_case(name: str) -> Case:
+    module, _, function = name.partition(":")
+    try:
+        make_case = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"op {name!r} is not there: {error}") from error
+    case = make_case()
+    if not isinstance(case, Case):
+        raise ValueError(f"op {name!r} must return a Case, got {case!r}")
+    return case
 
 
 def _describe(result: Compiled) -> str:

@@ -12,10 +12,11 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from .cases import Case
 
-__all__ = ["Compiled", "compile_for"]
+__all__ = ["Compiled", "compile_for", "kernel_names"]
 
 # A kernel by Pallas is a call to a target of its platform; its name is in its path.
-_KERNEL = re.compile(r'custom_call_target=.*op_name="(?:[^"]*/)?([^"/]+)/pallas_call"')
+_CALL = re.compile(r'custom_call_target=.*op_name="(?:[^"]*/)?([^"/]+)/pallas_call"')
+_NAME = re.compile(r"(?:vmap\()*(\w+)\)*")  # and not jit(f), of a kernel without a name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +76,13 @@ def compile_for(case: Case, device: Any) -> Compiled:
     except Exception as error:  # whatever compilers raise is what is asked for
         return Compiled(f"{type(error).__name__}: {error}")
     seconds = time.perf_counter() - start
-    kernels = tuple(sorted(set(_KERNEL.findall(compiled.as_text() or ""))))
+    kernels = kernel_names(compiled.as_text() or "")
     if case.kernel is not None and case.kernel not in kernels:
         return Compiled(f"kernel {case.kernel} is not in the code, kernels: {kernels}")
     memory: Any = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}
     leaves = jax.tree.leaves(case.arguments)
-    largest = max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]
     return Compiled(
         error=None,
         seconds=round(seconds, 2),
@@ -89,9 +90,17 @@ def compile_for(case: Case, device: Any) -> Compiled:
         output_bytes=memory.output_size_in_bytes,
         aliased_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        temporary_share=memory.temp_size_in_bytes / largest,
+        temporary_share=memory.temp_size_in_bytes / max(sizes, default=0)
+        if any(sizes)
+        else 0.0,
         code_bytes=memory.generated_code_size_in_bytes,
         kernels=kernels,
         flops=costs.get("flops"),
         bytes_accessed=costs.get("bytes accessed"),
     )
+
+
+def kernel_names(text: str) -> tuple[str, ...]:
+    """Return the names of the kernels by Pallas in compiled code, in order."""
+    called = map(_NAME.fullmatch, _CALL.findall(text))
+    return tuple(sorted({match[1] for match in called if match}))

@@ -77,12 +77,14 @@ def open_target(name: str) -> Any:
             TPU_SKIP_MDS_QUERY="1",
             TPU_ACCELERATOR_TYPE=accelerator,
             TPU_WORKER_HOSTNAMES="localhost",
+            ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # no chip, so nothing to lock
         )
         described = {"topology_name": topology, "platform": "tpu"}
     else:
         version = jax.__version__
         wheels = f"jax-cuda13-plugin=={version} jax-cuda13-pjrt=={version}"
         _require("jax_cuda13_plugin", wheels)
+        _require("jax_plugins.xla_cuda13", wheels)
         os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
         described = {
             "topology_name": "",
@@ -97,5 +99,9 @@ def open_target(name: str) -> Any:
 
 
 def _require(module: str, wheels: str) -> None:
-    if importlib.util.find_spec(module) is None:
+    try:
+        is_there = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        is_there = False
+    if not is_there:
         raise TargetError(f"{module} is not installed: pip install {wheels}")

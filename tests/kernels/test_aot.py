@@ -10,6 +10,7 @@ import pytest
 
 from pallas_kernels import aot
 from pallas_kernels.aot.__main__ import main
+from pallas_kernels.aot.compiling import kernel_names
 
 
 def run(*arguments):
@@ -38,7 +39,7 @@ def own_case():
     return aot.Case(lambda x: jnp.sort(x.T, 0).sum(), (shape,))
 
 
-def test_what_the_compiler_says_is_told(monkeypatch):
+def test_what_the_compiler_says_is_told():
     """With the CPU in place of the chip."""
     cpu = jax.devices("cpu")[0]
     told = aot.compile_for(own_case(), cpu)
@@ -46,6 +47,20 @@ def test_what_the_compiler_says_is_told(monkeypatch):
     assert told.argument_bytes == 1 << 22
     assert told.temporary_share >= 1
     assert told.kernels == ()
+
+
+def test_nothing_to_compile_for_has_no_share():
+    cpu = jax.devices("cpu")[0]
+    told = aot.compile_for(aot.Case(lambda: jnp.zeros(3), ()), cpu)
+    assert (told.error, told.temporary_share) == (None, 0.0)
+
+
+def test_kernels_are_those_with_a_name():
+    call = '%a = f32[8] custom-call(%x), custom_call_target="c", metadata={op_name="jit'
+    paths = ("f)/one/pallas_call", "f)/vmap(two)/pallas_call", "f)/pallas_call", "f)/x")
+    text = "\n".join(f'{call}({path}"}}' for path in paths)
+    text += '\n%b = f32[8] add(%x, %x), metadata={op_name="jit(f)/three/pallas_call"}'
+    assert kernel_names(text) == ("one", "two")
 
 
 def test_errors_are_told_too():
@@ -70,7 +85,10 @@ def test_the_command_prints_and_tells_by_its_exit_status(monkeypatch, capsys):
     assert head.endswith("nothing was run")
     assert line.startswith("scatter_chunks/xla")
     assert "temporaries" in line
+    assert main(["--target", "v6e", "--op", "gather_chunks"]) == 0  # of this platform
+    capsys.readouterr()
     assert main(["--target", "v6e", "--op", "gather_chunks/mosaic_tpu"]) == 1
+    assert "interpret mode is supported on CPU" in capsys.readouterr().out
     assert main(["--target", "v6e", "--op", f"{__name__}:own_case"]) == 0
 
 
@@ -81,9 +99,12 @@ def test_the_command_prints_and_tells_by_its_exit_status(monkeypatch, capsys):
         (["--target", "v6e", "--op", "nothing"], "op must be one of gather_chunks/xla"),
         (["--target", "v6e", "--op", "no.module:case"], "is not there"),
         (["--target", "v6e", "--op", "json:case"], "is not there"),
+        (["--target", "v6e", "--op", "os:getpid"], "must return a Case"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, words, capsys):
+def test_bad_arguments_are_refused(arguments, words, monkeypatch, capsys):
+    cpu = jax.devices("cpu")[0]
+    monkeypatch.setattr("pallas_kernels.aot.__main__.open_target", lambda name: cpu)
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert words in capsys.readouterr().err

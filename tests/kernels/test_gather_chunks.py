@@ -1,5 +1,7 @@
 """The kernels of `gather_chunks`, interpreted, against the reference."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,14 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 import pallas_kernels as pk
 from pallas_kernels import mosaic_tpu, triton
 
-RACES = pltpu.InterpretParams(detect_races=True)
+RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
+
+
+@pytest.fixture(autouse=True)
+def no_races(capfd):
+    """A race is no error of the interpreter: it is printed."""
+    yield
+    assert "race" not in capfd.readouterr().out.lower()
 
 
 def make_pool(chunk_dim, dtype=np.float32):
@@ -74,11 +83,44 @@ def test_mosaic_tpu_in_blocks_of_their_real_size():
 
 
 @pytest.mark.parametrize("kernels", [mosaic_tpu, triton])
-def test_a_null_frame_is_not_read(kernels, small_blocks):
+def test_a_null_frame_is_zeros(kernels, small_blocks):
     pool = make_pool(4).at[0, :4].set(np.nan)
     interpret = RACES if kernels is mosaic_tpu else True
     read = kernels.gather_chunks(pool, jnp.zeros(9, jnp.int32), 4, interpret=interpret)
     np.testing.assert_array_equal(read, np.zeros((9, 4)))
+
+
+def test_mosaic_tpu_copies_nothing_for_a_null_frame(small_blocks, monkeypatch):
+    far = 1 << 20  # a copy from there is an error
+    monkeypatch.setattr(mosaic_tpu, "NULL_FRAME", far)
+    pool, frames = make_pool(4), make_frames((20,), 4, 0.0)
+    read = mosaic_tpu.gather_chunks(pool, frames.at[::3].set(far), 4, interpret=RACES)
+    expected = pk.gather_chunks(pool, frames, 4).at[::3].set(0)
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("implementation", ["mosaic_tpu", "triton"])
+def test_the_gradient_is_that_of_the_reference(
+    implementation, small_blocks, monkeypatch
+):
+    kernels = mosaic_tpu if implementation == "mosaic_tpu" else triton
+    interpret = RACES if implementation == "mosaic_tpu" else True
+    monkeypatch.setattr(
+        kernels,
+        "gather_chunks",
+        functools.partial(kernels.gather_chunks, interpret=interpret),
+    )
+    pool, frames = make_pool(4), make_frames((3, 6), 4)
+    weights = jnp.arange(72.0).reshape(3, 6, 4)
+
+    def loss(pool, implementation):
+        read = pk.gather_chunks(pool, frames, 4, implementation=implementation)
+        return jnp.sum(read * weights)
+
+    value, grad = jax.value_and_grad(loss)(pool, implementation)
+    expected, expected_grad = jax.value_and_grad(loss)(pool, "xla")
+    assert value == expected
+    np.testing.assert_array_equal(grad, expected_grad)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +153,7 @@ def test_it_lowers_for_its_platform(implementation, chip):
         ),
         ("mosaic_tpu", jnp.zeros((4, 128), jnp.bfloat16), 4, "32-bit.*bfloat16"),
         ("triton", jnp.zeros((4, 24)), 24, "power of 2, got 24"),
+        ("triton", jnp.zeros((4, 128), jnp.complex64), 4, "integers.*got complex64"),
         ("mosaic_gpu", jnp.zeros(512), 4, "'mosaic_gpu' is not available"),
     ],
 )
@@ -121,8 +164,12 @@ def test_what_a_kernel_cannot_do_is_refused(implementation, pool, chunk_dim, wor
         )
 
 
-def test_a_pool_too_large_for_triton_is_refused():
-    pool = jax.ShapeDtypeStruct((1 << 24, 128), jnp.float32)
-    frames = jax.ShapeDtypeStruct((3,), jnp.int32)
+@pytest.mark.parametrize(
+    ("kernels", "num_lines", "num_frames"),
+    [(triton, 1 << 24, 3), (triton, 4, 1 << 24), (mosaic_tpu, 1 << 24, 3)],
+)
+def test_what_int32_does_not_number_is_refused(kernels, num_lines, num_frames):
+    pool = jax.ShapeDtypeStruct((num_lines, 128), jnp.float32)
+    frames = jax.ShapeDtypeStruct((num_frames,), jnp.int32)
     with pytest.raises(NotImplementedError, match="fewer than 2"):
-        jax.eval_shape(lambda p, f: triton.gather_chunks(p, f, 4), pool, frames)
+        jax.eval_shape(lambda p, f: kernels.gather_chunks(p, f, 128), pool, frames)
