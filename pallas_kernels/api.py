@@ -1,7 +1,7 @@
 """Validation and dispatch: the functions that callers use."""
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def _gather_by_kernel(
 def _gather_forward(
     implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    chunks = _gather_by_kernel(implementation, pool, frames, chunk_dim)
+    chunks: Any = _gather_by_kernel(implementation, pool, frames, chunk_dim)
     return chunks, (pool, frames)
 
 
