@@ -22,7 +22,8 @@ from fiited_jax.training.log import Log
 from fiited_jax.training.steps import StepInfo, device_batch
 
 # All methods keep the contract; these are trained too, stores by other rules are not.
-TRAINED = ("cafe", "fiited", "full", "hash", "mixed_dim", "qr", "small_dim")
+TRAINED = ("cafe", "fiited", "full", "hash")
+ALSO_TRAINED = ("mixed_dim", "qr", "small_dim")
 
 
 def small(**fields):
@@ -59,7 +60,13 @@ def gather_infos(monkeypatch):
     return infos
 
 
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize(
+    "method",
+    [
+        *TRAINED,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ALSO_TRAINED),
+    ],
+)
 def test_every_method_trains_within_its_budget(method, stream, monkeypatch):
     chex.clear_trace_counter()
     for name in ("train_step", "prune_step", "evaluate_step"):
@@ -157,6 +164,7 @@ def test_options_of_the_store_reach_it(stream):
     np.testing.assert_allclose(shares, [0.1, 0.3], atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_state(stream):
     digests = [run(small(seed=seed), stream)[1].state_sha256 for seed in (3, 3, 4)]
     assert digests[0] == digests[1] != digests[2]

@@ -165,7 +165,7 @@ def test_wide_starts_come_when_they_bring_frames(chunk_dim, id_bits):
         return config.num_entries, config.num_frames, config.start_dtype.itemsize
 
     each = 10 + (id_bits == 64) * 4 + 4 * chunk_dim + 4
-    budgets = range(int(0.9 * each) << 16, int(1.5 * each) << 16, each << 11)
+    budgets = range(int(0.9 * each) << 16, int(1.5 * each) << 16, each << 12)
     found = [sizes(num_bytes) for num_bytes in budgets]
     assert {(frames > 1 << 16, width) for _, frames, width in found} == {
         *((False, 2), (True, 4))

@@ -197,7 +197,8 @@ def follow(name, seed, num_events):
 # What the quick run leaves out, the long one has.
 LONG = {
     *("tight_pool", "one_chunk", "one_way", "all_initial_chunks", "chunks"),
-    *("shared", "filter", "equal_lengths", "one_frame"),
+    *("shared", "filter", "equal_lengths", "one_frame", "hysteresis"),
+    *("no_initial_chunk", "short_ids", "short_tables"),
 }
 
 
@@ -205,7 +206,7 @@ LONG = {
 def test_store_follows_the_model(name, monkeypatch):
     if name == "long_starts":  # as those of a pool too large for this test
         monkeypatch.setattr("fiited_jax.config.SHORT_FRAMES", 64)
-    follow(name, 0, 12_600)  # in 12 cases 1.5 * 10^5 key events
+    follow(name, 0, 12_600)  # in 8 cases 10^5 key events
 
 
 @pytest.mark.slow

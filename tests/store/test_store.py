@@ -192,6 +192,7 @@ def test_a_table_out_of_range_fails_and_is_counted():
     store.check_invariants(state)
 
 
+@pytest.mark.slow
 def test_prune_keeps_headroom_and_hysteresis_keeps_still():
     config = make_config(num_frames=101, headroom=0.2, initial_chunks=4)
     assert config.target_frames == 80
@@ -302,6 +303,7 @@ def test_low_precision_gradients_are_summed_in_float32():
     assert float(store.lookup(state, ids[:1])[0, 0]) == -512.0
 
 
+@pytest.mark.slow
 def test_wide_mode_does_not_change_the_dtypes_of_the_state():
     store = make_store()
     with jax.enable_x64(True):
