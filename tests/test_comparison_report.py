@@ -226,7 +226,7 @@ def test_every_method_looks_different(tmp_path, monkeypatch):
     looks, draw = set(), Axes.errorbar
 
     def errorbar(self, *args, **fields):
-        looks.add((fields["color"], fields["marker"]))
+        looks.add((fields["color"], fields["linestyle"]))
         return draw(self, *args, **fields)
 
     monkeypatch.setattr(Axes, "errorbar", errorbar)

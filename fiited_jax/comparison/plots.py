@@ -45,6 +45,7 @@ def plot_frontier(
             yerr=deviations,
             capsize=3,
             color=color,
+            linestyle="-" if number < 10 else "-.",  # there are ten colors
             marker=marker,
             label=method,
         )
