@@ -48,7 +48,9 @@ def allot(
     arena = state.arena
     wanted = jnp.minimum(config.initial_chunks, allowed_chunks(tables, config))
     is_new = new_entries != NO_ENTRY
-    old_start = gather_windows(state.pages.start, new_entries, 1)[:, 0]
+    old_start = gather_windows(state.pages.start, new_entries, 1)[:, 0].astype(
+        jnp.int32
+    )
     old_extent = gather_windows(state.pages.extent, new_entries, 1)[:, 0]
     had = jnp.where(is_new, num_present(old_extent, config), 0)
     asks = is_new & (had < wanted)

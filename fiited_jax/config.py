@@ -9,19 +9,25 @@ import numpy as np
 from . import scorers
 from .checks import BudgetError, check_choice, check_int, check_number, check_share
 from .scorers import Scorer
-from .sizes import FrameKind, fit_sizes, parse_bytes
+from .sizes import (
+    SHORT_FRAMES,
+    FrameKind,
+    default_frames_per_entry,
+    fit_sizes,
+    parse_bytes,
+)
 from .sparse_optim import SlotSpec, SparseOptimizer
 
-__all__ = ["EmbeddingConfig"]
+__all__ = ["MOST_RANKED_CHUNKS", "EmbeddingConfig"]
+
+MOST_RANKED_CHUNKS = 32
+"""Chunks of a vector with ranking "chunks": an extent has a bit for each."""
 
 _INDEX_LIMIT = 1 << 31  # int32 indices
 _WORD_BYTES = 4
 _UTILITY_BYTES = 2
 # Step, step of decay, threshold, two seed words, next frame, idle frames.
 _FIXED_BYTES = 7 * _WORD_BYTES
-_MASK_BITS = 32  # an extent of ranking "chunks" has a bit per chunk
-# Ranked by length, many short vectors are worth more than fewer long ones.
-_MEAN_VALUES = 2
 _VALUE_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
@@ -53,6 +59,10 @@ class EmbeddingConfig:
         is `utility / (j + 1) ** length_alpha`, so vectors are prefixes of their chunks;
         `"chunks"`: every chunk has a utility and is ranked by itself.
       length_alpha: how fast more length is worth less.
+      utility_scale: what utilities are divided by before `prune_step` ranks them:
+        `"none"`, or `"p95"`, the 95th percentile of those above 0 of their table, for
+        tables whose scores differ in size. What is stored stays as it is: keys are
+        evicted, and an admission filter guards, by utilities that are not divided.
       half_life: steps in which an untouched utility halves.
       fallback: what a chunk without a frame reads: `"zero"`, or `"shared"`, a vector of
         the shared pool to which the key is hashed. A chunk that gets a frame starts
@@ -91,6 +101,7 @@ class EmbeddingConfig:
     scorer: Scorer = dataclasses.field(default_factory=scorers.fiited)
     ranking: Literal["lengths", "chunks"] = "lengths"
     length_alpha: float = 4.0
+    utility_scale: Literal["none", "p95"] = "none"
     half_life: float = 2000.0
     fallback: Literal["zero", "shared"] = "zero"
     num_shared: int = 0
@@ -112,6 +123,7 @@ class EmbeddingConfig:
         check_int("initial_chunks", self.initial_chunks, 0)
         check_choice("id_bits", self.id_bits, (32, 64))
         check_choice("ranking", self.ranking, ("lengths", "chunks"))
+        check_choice("utility_scale", self.utility_scale, ("none", "p95"))
         check_choice("fallback", self.fallback, ("zero", "shared"))
         check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
         check_number("length_alpha", self.length_alpha, 0, 8)
@@ -143,9 +155,9 @@ class EmbeddingConfig:
                 f"initial_chunks must be at most embedding_dim / chunk_dim = "
                 f"{self.num_chunks}, got {self.initial_chunks}"
             )
-        if self.ranking == "chunks" and self.num_chunks > _MASK_BITS:
+        if self.ranking == "chunks" and self.num_chunks > MOST_RANKED_CHUNKS:
             raise ValueError(
-                f"embedding_dim / chunk_dim must be at most {_MASK_BITS} with "
+                f"embedding_dim / chunk_dim must be at most {MOST_RANKED_CHUNKS} with "
                 f"ranking='chunks', got {self.num_chunks}"
             )
         is_shared = self.fallback == "shared"
@@ -235,6 +247,11 @@ class EmbeddingConfig:
         return np.min_scalar_type((1 << self.num_chunks) - 1)
 
     @property
+    def start_dtype(self) -> np.dtype:
+        """Holds a frame number."""
+        return np.dtype(np.uint16 if self.num_frames <= SHORT_FRAMES else np.int32)
+
+    @property
     def stored_dtype(self) -> np.dtype:
         """Holds a value, or its bits; see `fiited_jax.precision`."""
         return _VALUE_DTYPES[self.value_dtype]
@@ -242,9 +259,9 @@ class EmbeddingConfig:
     @property
     def entry_bytes(self) -> int:
         """Bytes of an entry of the page table; see `state.PageTable`."""
-        words = 2 + (self.id_bits > 32)  # of the id, and the start of its run
-        narrow = self.owner_dtype.itemsize + self.extent_dtype.itemsize
-        return words * _WORD_BYTES + narrow + self.num_utilities * _UTILITY_BYTES
+        where = self.start_dtype.itemsize + self.extent_dtype.itemsize
+        worth = self.num_utilities * _UTILITY_BYTES
+        return self.id_bits // 8 + self.owner_dtype.itemsize + where + worth
 
     @property
     def num_buckets(self) -> int:
@@ -279,9 +296,9 @@ class EmbeddingConfig:
           embedding_dim: D, values per vector.
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
-          frames_per_entry: mean frames per tracked key, 0.001 to K; `None` is two
-            values, or one chunk, with `ranking="lengths"`, and half of the K chunks
-            with `"chunks"`.
+          frames_per_entry: about the mean frames per tracked key, 0.001 to K, while
+            there are more keys than entries; `None` is one with `ranking="lengths"`,
+            and half of the K chunks with `"chunks"`.
           num_ids: keys that there can be, if that is known: no more entries are made
             than they need.
           filter_share: share of the budget for an admission filter, see
@@ -297,7 +314,7 @@ class EmbeddingConfig:
 
         Raises:
           BudgetError: a ValueError, on a budget too small for one bucket and one
-            frame, with one that is not.
+            frame, with one that is not; and on one that holds 2^31 frames or more.
           TypeError: on an optimizer that is not a `SparseOptimizer`.
 
         >>> from fiited_jax import sparse_optim
@@ -305,7 +322,7 @@ class EmbeddingConfig:
         ...     "1MiB", embedding_dim=16, chunk_dim=4,
         ...     optimizer=sparse_optim.rowwise_adagrad(0.1))
         >>> config.num_entries, config.num_frames
-        (29120, 29120)
+        (30816, 30848)
         """
         num_bytes = parse_bytes(budget)
         if not isinstance(optimizer, SparseOptimizer):
@@ -313,8 +330,8 @@ class EmbeddingConfig:
                 "optimizer must be a SparseOptimizer, made by fj.sparse or "
                 f"fj.rowwise_adagrad, got {optimizer!r}"
             )
-        sized = {"num_entries", "num_frames", "filter_slots", "num_shared"}
-        if given := fields.keys() & (sized | {"budgeted_slots"}):
+        follow = {"num_entries", "num_frames", "filter_slots", "num_shared"}
+        if given := fields.keys() & (follow | {"budgeted_slots"}):
             raise ValueError(
                 f"{', '.join(sorted(given))} must not be given: they follow from budget"
             )
@@ -339,10 +356,7 @@ class EmbeddingConfig:
         specs = optimizer.slot_specs(chunk_dim)
         num_chunks = probe.num_chunks
         if frames_per_entry is None:
-            frames_per_entry = num_chunks / 2
-            if probe.ranking == "lengths":
-                frames_per_entry = _MEAN_VALUES / chunk_dim
-            frames_per_entry = min(max(frames_per_entry, 1), num_chunks)
+            frames_per_entry = default_frames_per_entry(probe.ranking, num_chunks)
         if num_ids is not None:
             check_int("num_ids", num_ids, 1)
         check_number("frames_per_entry", frames_per_entry, 1e-3, num_chunks)
@@ -374,15 +388,24 @@ class EmbeddingConfig:
                 f"beside the shares of filter and shared pool, as {enough} bytes do; "
                 f"got {num_bytes}"
             )
+
         num_entries, num_frames = fit_sizes(
             left,
             kind,
             num_ways=num_ways,
-            entry_bytes=probe.entry_bytes,
+            entry_bytes=lambda frames: (
+                dataclasses.replace(probe, num_frames=frames).entry_bytes
+            ),
             frames_per_entry=frames_per_entry,
             most_chunks=longest / (1 - probe.headroom),
+            most_entries=(_INDEX_LIMIT - 1) // num_chunks,
             num_ids=num_ids,
         )
+        if num_frames >= _INDEX_LIMIT:
+            raise BudgetError(
+                f"budget must be smaller with chunk_dim={chunk_dim}: one device "
+                f"numbers fewer than 2^31 frames, {num_bytes} bytes hold {num_frames}"
+            )
         return dataclasses.replace(
             probe,
             num_entries=num_entries,

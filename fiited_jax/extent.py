@@ -130,7 +130,7 @@ def frames_of_entries(
     Returns:
       `i32[..., K]`, `NULL_FRAME` where there is no entry or no chunk.
     """
-    start = gather_windows(pages.start, entries, 1)
+    start = gather_windows(pages.start, entries, 1).astype(jnp.int32)
     extent = gather_windows(pages.extent, entries, 1)
     chunks = _chunk_numbers(entries.shape, config)
     frames = frame_of(start, extent, chunks, config)
@@ -154,7 +154,7 @@ def gather_vectors(
     if config.ranking == "chunks":
         frames = frames_of_entries(pages, entries, config)
         return gather_chunks(values, frames, config.chunk_dim)
-    start = gather_windows(pages.start, entries, 1)[..., 0]
+    start = gather_windows(pages.start, entries, 1)[..., 0].astype(jnp.int32)
     length = gather_windows(pages.extent, entries, 1)[..., 0].astype(jnp.int32)
     length = jnp.where(entries == NO_ENTRY, 0, length)
     return gather_runs(values, start, length, config.chunk_dim, config.num_chunks)

@@ -43,7 +43,7 @@ class _View(NamedTuple):
     tables: Any  # i32[M]
     home: Any  # i32[M], the bucket each key belongs to
     extent: Any  # [M]
-    start: Any  # i32[M]
+    start: Any  # i32[M] or u16[M]
     frames: Any  # i32[M, K]
     allowed: Any  # i32[M], chunks that the table allows
     utility: Any  # f32[M, U]

@@ -70,6 +70,8 @@ class MemoryReport:
       dense_bytes: a dense table with the same optimizer; `None` if there is nothing
         to compare with.
       dense_values_bytes: the values of that table alone.
+      unpruned_values: those of `values` that are not pruned, for a method that trains
+        more than it keeps; `None` for the others.
       tables: use per table; empty in a prediction.
     """
 
@@ -84,6 +86,7 @@ class MemoryReport:
     num_entries: int = 0
     dense_bytes: int | None = None
     dense_values_bytes: int | None = None
+    unpruned_values: int | None = None
     tables: tuple[TableUse, ...] = ()
 
     @property
@@ -115,9 +118,14 @@ class MemoryReport:
         return self.dense_bytes and self.dense_bytes / self.all_in_bytes
 
     @property
+    def kept_values(self) -> int:
+        """The values that are left in the end: the pool, or what is unpruned of it."""
+        return self.values if self.unpruned_values is None else self.unpruned_values
+
+    @property
     def values_ratio(self) -> float | None:
-        """Dense values over pool values; nothing else counted."""
-        return self.dense_values_bytes and self.dense_values_bytes / self.values
+        """Dense values over kept values; nothing else counted."""
+        return self.dense_values_bytes and self.dense_values_bytes / self.kept_values
 
     def __str__(self) -> str:
         """Return a table: bytes by component, and what they come to."""

@@ -48,7 +48,7 @@ def init_page_table(config: EmbeddingConfig) -> PageTable:
         key_high=jnp.zeros(size, jnp.uint32) if wide else None,
         owner=jnp.full(size, FREE_ENTRY, config.owner_dtype),
         extent=jnp.zeros(size, config.extent_dtype),
-        start=jnp.full(size, NULL_FRAME, jnp.int32),
+        start=jnp.full(size, NULL_FRAME, config.start_dtype),
         utility=jnp.zeros(size * config.num_utilities, jnp.uint16),
         num_ways=config.num_ways,
     )

@@ -29,6 +29,7 @@ from .utility import (
     rounding_salt,
     select_top,
 )
+from .utility_scale import scale_by_p95
 
 __all__ = ["PruneInfo", "choose_extents", "prune_step"]
 
@@ -37,7 +38,8 @@ class PruneInfo(NamedTuple):
     """What a prune step did; scalars.
 
     Attributes:
-      threshold: `f32[]` the priority that all chosen chunks reach, moved or not.
+      threshold: `f32[]` the priority that all chosen chunks reach, moved or not; of
+        utilities as they are stored, not divided by their `utility_scale`.
       freed: `i32[]` chunks that lost their frame.
       granted: `i32[]` chunks that got one.
       moved_share: `f32[]` the larger of both, as asked for, and of the idle frames,
@@ -81,7 +83,7 @@ def prune_step(
     new_pages = dataclasses.replace(
         pages,
         extent=jnp.where(moves, extent, pages.extent),
-        start=jnp.where(moves, layout.start, pages.start),
+        start=jnp.where(moves, layout.start.astype(pages.start.dtype), pages.start),
         utility=_decayed(pages.utility, decay, state.step),
     )
     new_state = dataclasses.replace(
@@ -119,12 +121,19 @@ def choose_extents(
     owned = num_present(pages.extent, config)
     if config.ranking == "chunks":  # a candidate for itself
         owned = present_chunks(pages.extent, config).reshape(-1).astype(jnp.int32)
+    ranked = pages
+    if config.utility_scale == "p95":
+        tables = jnp.repeat(pages.owner.astype(jnp.int32) - 1, config.num_utilities)
+        codes = scale_by_p95(pages.utility, tables, config.num_tables)
+        ranked = dataclasses.replace(pages, utility=codes)
     if config.table_dims is None and config.table_floors is None:
         count, threshold = select_top(
-            pages.utility, owned, config.priority_weights, config.target_frames
+            ranked.utility, owned, config.priority_weights, config.target_frames
         )
     else:
-        count, threshold = _select_by_table(pages, owned, config)
+        count, threshold = _select_by_table(ranked, owned, config)
+    if config.utility_scale == "p95":
+        threshold = _lowest_chosen(pages.utility, count, threshold, config)
     if config.ranking == "chunks":
         return extent_of(count.reshape(-1, config.num_chunks) > 0, config), threshold
     return first_chunks(count, config), threshold
@@ -174,6 +183,23 @@ def _select_by_table(
         threshold = jnp.min(thresholds)
     chosen, of_all = choose(chosen, left(chosen), jnp.ones_like(limit, bool))
     return chosen, jnp.minimum(threshold, of_all)
+
+
+def _lowest_chosen(
+    codes: jax.Array, count: jax.Array, threshold: jax.Array, config: EmbeddingConfig
+) -> jax.Array:
+    """Find the lowest priority that was chosen, `f32[]`, of utilities not scaled.
+
+    Args:
+      codes: `u16[M * U]` the utilities as they are stored.
+      count: `i32[M * U]` how many chunks of each were chosen.
+      threshold: `f32[]` of the ranking; 0 says that frames are left over.
+      config: sizes and rules.
+    """
+    weights = jnp.asarray(config.priority_weights, jnp.float32)
+    priority = decode(codes) * weights[jnp.maximum(count - 1, 0)]
+    lowest = jnp.min(jnp.where(count > 0, priority, PINNED))
+    return jnp.where(threshold > 0, lowest, 0.0)
 
 
 def _decayed(codes: jax.Array, factor: jax.Array, step: jax.Array) -> jax.Array:

@@ -66,11 +66,12 @@ def plan_layout(pages: PageTable, extent: jax.Array, config: EmbeddingConfig) ->
     frames = lax.iota(jnp.int32, num_frames)
     entries = lax.iota(jnp.int32, pages.start.size)
     length = num_present(extent, config)
-    has_run = pages.start != NULL_FRAME
-    at = jnp.where(has_run, pages.start, num_frames)
+    old_start = pages.start.astype(jnp.int32)
+    has_run = old_start != NULL_FRAME
+    at = jnp.where(has_run, old_start, num_frames)
     room = jnp.zeros(num_frames, jnp.int32).at[at].set(length, mode="drop")
     upto = jnp.cumsum(room)
-    before_run = (upto - room)[pages.start]
+    before_run = (upto - room)[old_start]
     added = jnp.where(has_run, 0, length)
     before_new = upto[-1] + jnp.cumsum(added) - added
     start = 1 + jnp.where(has_run, before_run, before_new)
@@ -83,7 +84,7 @@ def plan_layout(pages: PageTable, extent: jax.Array, config: EmbeddingConfig) ->
     run_start = lax.cummax(begins)
     owner = entry_at[run_start]
     chunk = chunk_at_rank(extent[owner], frames - run_start, config)
-    source = frame_of(pages.start[owner], pages.extent[owner], chunk, config)
+    source = frame_of(old_start[owner], pages.extent[owner], chunk, config)
     is_kept = (frames > NULL_FRAME) & (frames < next_frame) & (source != NULL_FRAME)
     number = jnp.cumsum(is_kept.astype(jnp.int32))
     at = jnp.where(is_kept, number, num_frames)

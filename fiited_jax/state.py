@@ -34,8 +34,9 @@ class PageTable:
 
     Entry e belongs to bucket e // W, and its key hashes to that bucket. The chunks of
     an entry lie in consecutive frames, a *run*: its start and which chunks there are
-    tell the frame of each, so no frame numbers are stored. With `ranking="lengths"` and
-    32-bit ids an entry takes 12 bytes at any K.
+    tell the frame of each, so no frame numbers are stored. With `ranking="lengths"`,
+    32-bit ids, K below 256 and fewer tables an entry takes 12 bytes, and 10 with a pool
+    of up to 65,536 frames.
 
     Attributes:
       key_low: low word of the id.
@@ -43,7 +44,8 @@ class PageTable:
       owner: table number plus 1, `FREE_ENTRY` if no key is tracked.
       extent: which chunks have a frame: how many, the first ones, if vectors are
         ranked by length; else a bit for each.
-      start: first frame of the run, `NULL_FRAME` if there is none.
+      start: first frame of the run, `NULL_FRAME` if there is none; of 16 bits if they
+        are enough for the pool.
       utility: worth of the entry or of each chunk at `EmbeddingState.decayed_at`, coded
         by `fiited_jax.utility.encode`.
       num_ways: W; no array, but part of the structure: a store of another number of
@@ -54,7 +56,7 @@ class PageTable:
     key_high: jax.Array | None  # u32[M]
     owner: jax.Array  # u8[M], u16[M] or u32[M]
     extent: jax.Array  # u8[M], u16[M] or u32[M]
-    start: jax.Array  # i32[M]
+    start: jax.Array  # i32[M] or u16[M]
     utility: jax.Array  # u16[M * U]
     num_ways: int = dataclasses.field(metadata={"static": True})
 

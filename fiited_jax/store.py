@@ -297,12 +297,13 @@ class EmbeddingStore:
     def prune_step(self, state: EmbeddingState) -> tuple[EmbeddingState, PruneInfo]:
         """Give the frames to the chunks of highest utility, between updates.
 
-        All chunks of all tables compete by the priorities of `config.ranking`, behind
-        `config.table_floors`: the best `config.target_frames` are chosen exactly (ties
-        go to lower indices), the others lose their frames, and chosen chunks without a
-        frame get one, fresh in values and optimizer state. Runs of frames move, in
-        place, so that none are idle. If less than `config.hysteresis` of the frames in
-        use would change, nothing moves. Utilities are decayed to now in any case.
+        All chunks of all tables compete by the priorities of `config.ranking`, over
+        `config.utility_scale` and behind `config.table_floors`: the best
+        `config.target_frames` are chosen exactly (ties go to lower indices), the others
+        lose their frames, and chosen chunks without a frame get one, fresh in values
+        and optimizer state. Runs of frames move, in place, so that none are idle. If
+        less than `config.hysteresis` of the frames in use would change, nothing moves.
+        Utilities are decayed to now in any case.
 
         Args:
           state: the store's state; donate it. Its handles stay valid.

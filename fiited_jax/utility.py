@@ -16,6 +16,7 @@ from .keys import hash_words
 __all__ = [
     "MAX_UTILITY",
     "PINNED",
+    "SMALLEST",
     "Bounds",
     "accumulate",
     "decay_factor",
@@ -29,7 +30,7 @@ __all__ = [
 MAX_UTILITY = 1e30  # keeps sums and factors finite
 # Above all others; neither decay nor rounding changes it.
 PINNED = float("inf")
-_SMALLEST = 2.0**-126  # the smallest normal float32
+SMALLEST = 2.0**-126  # the smallest normal float32
 # Without prune steps what is new may not outgrow float32: no decay beyond this.
 _MAX_HALVINGS = 64.0
 _NUM_CODES = 1 << 16
@@ -60,7 +61,7 @@ def encode(utility: jax.Array, salt: jax.Array) -> jax.Array:
     Array([0., 1., 3.], dtype=float32)
     """
     # Subnormal numbers are 0 on some backends, in some operations: here on all.
-    utility = jnp.where(utility < _SMALLEST, 0.0, utility)
+    utility = jnp.where(utility < SMALLEST, 0.0, utility)
     bits = lax.bitcast_convert_type(utility, jnp.uint32)
     noise = salt >> (32 - _DROPPED_BITS)
     return ((bits + noise) >> _DROPPED_BITS).astype(jnp.uint16)

@@ -147,7 +147,7 @@ def from_dense(
     pages = dataclasses.replace(
         pages,
         extent=extent,
-        start=pages.start.at[entries].set(start.astype(np.int32)),
+        start=pages.start.at[entries].set(start.astype(config.start_dtype)),
     )
     pool, kept_square = _fill_pool(state.pool, dense, rows, chosen, config, optimizer)
     arena = FrameArena(next_frame=jnp.int32(1 + num_chunks), idle=jnp.int32(0))

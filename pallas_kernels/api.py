@@ -1,6 +1,7 @@
 """Validation and dispatch: the functions that callers use."""
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ __all__ = [
     "scatter_chunks",
 ]
 
-Implementation = Literal["xla"]
+Implementation = Literal["xla", "mosaic_tpu", "triton"]
 
 
 def gather_chunks(
@@ -31,9 +32,12 @@ def gather_chunks(
     Args:
       pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C; any dtype.
         Frame `NULL_FRAME` holds zeros.
-      frames: `i32[...]` frame numbers in `[0, P)`.
+      frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
-      implementation: `None` chooses; a name works or raises.
+      implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
+        a TPU; `"triton"` for a C that is a power of 2 on an NVIDIA GPU. Both have been
+        compiled for such chips and not yet run on any, so `None` chooses `"xla"`. They
+        do not lower for other platforms, nor under `jax.vmap` on a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -41,17 +45,54 @@ def gather_chunks(
     Raises:
       ValueError: on a pool that C does not tile.
       TypeError: on frame numbers that are not int32.
-      NotImplementedError: on an implementation that is not there.
+      NotImplementedError: on an implementation that is not there or cannot do this.
 
     >>> pool = jnp.array([0.0, 0.0, 1.0, 2.0, 3.0, 4.0])
     >>> gather_chunks(pool, jnp.array([2, 0]), 2)
     Array([[3., 4.],
            [0., 0.]], dtype=float32)
     """
-    _check_implementation(implementation)
+    _check_implementation(implementation, "mosaic_tpu", "triton")
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
-    return reference.gather_chunks(pool, frames, chunk_dim)
+    if implementation in (None, "xla"):
+        return reference.gather_chunks(pool, frames, chunk_dim)
+    return _gather_by_kernel(implementation, pool, frames, chunk_dim)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _gather_by_kernel(
+    implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
+) -> jax.Array:
+    # Not at the top: JAX may drop one of them, and the others must still be there.
+    if implementation == "triton":
+        from .triton import gather_chunks as gather
+    else:
+        from .mosaic_tpu import gather_chunks as gather
+    return gather(pool, frames, chunk_dim)
+
+
+def _gather_forward(
+    implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    chunks: Any = _gather_by_kernel(implementation, pool, frames, chunk_dim)
+    return chunks, (pool, frames)
+
+
+def _gather_backward(
+    implementation: Implementation,
+    chunk_dim: int,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangents: jax.Array,
+) -> tuple[jax.Array, None]:
+    pool, frames = residuals
+    _, transpose = jax.vjp(
+        lambda pool: reference.gather_chunks(pool, frames, chunk_dim), pool
+    )
+    return *transpose(cotangents), None
+
+
+_gather_by_kernel.defvjp(_gather_forward, _gather_backward)
 
 
 def gather_runs(
@@ -176,11 +217,12 @@ def probe_page_table(
     return reference.probe_page_table(words, queries, buckets, num_ways)
 
 
-def _check_implementation(implementation: str | None) -> None:
-    if implementation not in (None, "xla"):
+def _check_implementation(implementation: str | None, *more: str) -> None:
+    allowed = ("xla", *more)
+    if implementation not in (None, *allowed):
         raise NotImplementedError(
-            f"implementation={implementation!r} is not available; "
-            "allowed are None and 'xla'"
+            f"implementation={implementation!r} is not available; allowed are None, "
+            f"{', '.join(map(repr, allowed))}"
         )
 
 

@@ -263,20 +263,41 @@ class Model:
                     counts["non_finite"] += 1
         return counts
 
+    def units(self):
+        """What utilities are divided by before they compete, by table."""
+        if self.config.utility_scale == "none":
+            return {}
+        of_table = {}
+        for entry in self.ways:
+            if entry is not None:
+                worth = entry.utility[entry.utility > 0].tolist()
+                of_table.setdefault(entry.key[2], []).extend(worth)
+        return {
+            table: np.float32(sorted(worth)[-(len(worth) // 20) - 1])
+            for table, worth in of_table.items()
+            if worth
+        }
+
     def prune(self):
         """Rank every chunk with a sorted list."""
         config = self.config
-        weights = np.float32(config.priority_weights)
+        weights, units = np.float32(config.priority_weights), self.units()
         chunks = []
         for index, entry in enumerate(self.ways):
             if entry is not None:
-                worth = entry.utility * weights
+                worth = entry.utility
+                if entry.key[2] in units:
+                    bits = (worth / units[entry.key[2]]).view(np.uint32)
+                    worth = (bits >> 15 << 15).view(np.float32)
+                worth = worth * weights
                 for chunk in range(self.allowed(entry.key)):
                     has = chunk in entry.chunks
                     if has or worth[chunk] > 0:
                         chunks.append((-worth[chunk], index, chunk, has))
         chunks.sort()
         chosen, reached = self.chosen(chunks)
+        if config.utility_scale == "p95" and reached > 0:
+            reached = min(self.worth(*chunk[1:3]) for chunk in chosen)
         winners = [chunk[1:3] for chunk in chunks if not chunk[3] and chunk in chosen]
         losers = [chunk[1:3] for chunk in chunks if chunk[3] and chunk not in chosen]
         asked = max(len(winners), len(losers), self.idle)
@@ -299,6 +320,13 @@ class Model:
         in_use = sum(len(entry.chunks) for entry in self.ways if entry is not None)
         self.idle, self.unused = 0, config.num_frames - 1 - in_use
         return len(losers), len(winners)
+
+    def worth(self, index, chunk):
+        """The priority of a chunk, not scaled."""
+        utility = self.ways[index].utility
+        part = chunk * len(utility) // self.config.num_chunks
+        place = min(chunk, len(self.config.priority_weights) - 1)
+        return utility[part] * np.float32(self.config.priority_weights[place])
 
     def chosen(self, chunks):
         """The ranked chunks that shall have a frame, and the priority they reach."""

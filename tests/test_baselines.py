@@ -20,7 +20,13 @@ from fiited_jax.methods.mixed_dim_embed import (
     MixedDimState,
     mixed_dim_bytes,
 )
+from fiited_jax.methods.pep_embed import (
+    PepEmbed,
+    soft_threshold,
+    soft_threshold_grads,
+)
 from fiited_jax.methods.qr import QuotientRemainderEmbed, split_rows
+from fiited_jax.training.loop import digest
 from helpers import tolerance
 
 HALF = fj.sparse(optax.sgd(0.5))
@@ -237,3 +243,115 @@ def test_cafe_moves_an_id_to_a_row_of_its_own_and_back():
     embed.state.set_value(dataclasses.replace(embed.state.get_value(), sketch=cold))
     assert int(embed.prune_step().freed) == 1
     np.testing.assert_allclose(embed(ids)[:2], [shared, shared], **tolerance(3))
+
+
+def test_pep_reads_what_exceeds_the_threshold():
+    # Sigmoids of 1/2, 1/4 and 1/2: above, above with a minus, below.
+    values = jnp.array([0.75, -0.5, 0.25])
+    thresholds = jnp.array([0.0, -np.log(3.0), 0.0], jnp.float32)
+    close = tolerance(3)
+    np.testing.assert_allclose(
+        soft_threshold(values, thresholds), [0.25, -0.25, 0.0], **close
+    )
+    grads = jnp.array([2.0, 8.0, 4.0])
+    by_hand = soft_threshold_grads(values, thresholds, grads)
+    np.testing.assert_array_equal(by_hand[0], [2, 8, 0])
+    np.testing.assert_allclose(by_hand[1], [-0.5, 1.5, 0], **close)  # 1/4, 3/16
+    derived = jax.vjp(soft_threshold, values, thresholds)[1](grads)
+    for ours, theirs in zip(by_hand, derived, strict=True):
+        np.testing.assert_allclose(ours, theirs, **close)
+    bad = soft_threshold_grads(values, thresholds, jnp.array([jnp.nan, 1, jnp.inf]))
+    assert np.isfinite(bad[0]).tolist() == [False, True, False]
+
+
+step_pep = nnx.jit(PepEmbed.apply_gradients, donate_argnums=0)
+
+
+def make_pep(optimizer=HALF, *, num_kept=3):
+    return PepEmbed(
+        3,
+        2,
+        optimizer,
+        num_kept=num_kept,
+        initial_scale=0.1,
+        initial_threshold=-15.0,
+        threshold_decay=0.25,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def fill_pep(embed, values, thresholds):
+    """Overwrite all values and thresholds, and leave the slots."""
+
+    def fill(pool, rows):
+        flat = pool.values.reshape(-1).at[2:8].set(np.ravel(rows))
+        return dataclasses.replace(pool, values=flat.reshape(pool.values.shape))
+
+    state = embed.state.get_value()
+    state = dataclasses.replace(
+        state,
+        rows=fill(state.rows, values),
+        thresholds=fill(state.thresholds, thresholds),
+    )
+    embed.state.set_value(state)
+
+
+def read_pep(embed):
+    """Return all values and thresholds."""
+    state = embed.state.get_value()
+    return [read(pool, [1, 2, 3], 2) for pool in (state.rows, state.thresholds)]
+
+
+def slots_of(state):
+    return [digest(pool.slots) for pool in (state.rows, state.thresholds)]
+
+
+def test_pep_steps_values_and_thresholds():
+    embed = make_pep()
+    third = -float(np.log(3.0))  # whose sigmoid is 1/4
+    fill_pep(embed, [[0.75, -0.5], [1.0, 0.25], [2, 2]], [[0, third], [0, 0], [-4, -4]])
+    handle, _ = embed.admit(np.array([[0, 1], [0, -1]], np.int32))
+    np.testing.assert_allclose(
+        embed.gather(handle),
+        [[[0.25, -0.25], [0.5, 0.0]], [[0.25, -0.25], [0.0, 0.0]]],
+        **tolerance(3),
+    )
+    grads = jnp.array([[[1, 4], [2, 6]], [[1, 4], [9, 9]]], jnp.float32)
+    info = step_pep(embed, handle, grads)
+    assert (int(info.updated), int(info.non_finite)) == (2, 0)
+    values, thresholds = read_pep(embed)
+    # Id 0 has the sums [2, 8]; the second value of id 1 is below its threshold.
+    np.testing.assert_array_equal(values, [[-0.25, -4.5], [0, 0.25], [2, 2]])
+    # By hand, with a quarter of the threshold: [-1/2, 3/2 + third / 4], [-1/2, 0].
+    np.testing.assert_allclose(
+        thresholds,
+        [[0.25, third - 0.75 - third / 8], [0.25, 0], [-4, -4]],
+        **tolerance(3),
+    )
+
+
+def test_pep_keeps_what_exceeds_its_threshold_most_and_starts_again():
+    adagrad = fj.sparse(optax.adagrad(0.5))
+    embed, fresh = make_pep(adagrad), make_pep(adagrad).state.get_value()
+    first, thresholds = read_pep(embed)
+    np.testing.assert_array_equal(thresholds, -15.0)
+    handle, _ = embed.admit(np.arange(3, dtype=np.int32))
+    step_pep(embed, handle, jnp.ones((3, 2)))
+    assert slots_of(embed.state.get_value()) != slots_of(fresh)
+    # |v| - 1/2 and, where s is very low, |v|; three of them tie for the last two.
+    fill_pep(embed, [[0.25, -1.0], [0.5, 0.5], [-2.0, 1.0]], [[0, 0], [0, -99], [0, 0]])
+    nnx.jit(PepEmbed.restart, donate_argnums=0)(embed)
+    is_kept = np.array([[False, True], [False, True], [True, False]])
+    values, _ = read_pep(embed)
+    np.testing.assert_array_equal(values, np.where(is_kept, first, 0))
+    np.testing.assert_array_equal(embed(np.arange(3, dtype=np.int32)), values)
+    assert slots_of(embed.state.get_value()) == slots_of(fresh)
+    # From now on the mask stays, and kept values learn as those of a table.
+    for _ in range(2):
+        before = read_pep(embed)
+        step_pep(embed, handle, jnp.ones((3, 2)))
+        values, thresholds = read_pep(embed)
+        np.testing.assert_array_equal(values != before[0], is_kept)
+        np.testing.assert_array_equal(thresholds, before[1])
+        np.testing.assert_array_equal(embed(np.arange(3, dtype=np.int32)), values)
+    assert embed.memory_report().kept_values == 3 * 4

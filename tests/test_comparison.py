@@ -4,15 +4,22 @@ import io
 import json
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from compared import STREAM, FakeRunner, make_options, run_fake
-from fiited_jax.comparison import CompareProgress, cells
-from fiited_jax.comparison.options import TUNING_SEED
+from fiited_jax.comparison import CompareProgress, ablations, cells, report_text
+from fiited_jax.comparison.options import LAST_SEED
 from fiited_jax.comparison.results import ResultsFile
-from fiited_jax.data import DemoStream
+from fiited_jax.data import DemoStream, Vocabulary
+from fiited_jax.methods import METHODS, STORE_OPTIONS, Request
+from fiited_jax.scorers import SCORERS
 from fiited_jax.training import TrainOptions
+
+OF_REQUEST = {"embedding_dim"} | STORE_OPTIONS - {
+    *("scorer", "prune_interval", "prune_warmup")
+}
 
 
 def results(out):
@@ -33,7 +40,7 @@ def test_every_line_is_tuned_and_then_run_with_every_seed(tmp_path):
         assert [
             (cell.kind, cell.options.seed, cell.validation_fraction) for cell in ran
         ] == [
-            *[("tuning", TUNING_SEED, 0.1)] * 2,
+            *[("tuning", LAST_SEED, 0.1)] * 2,
             *[("final", seed, None) for seed in range(2)],
         ]
         assert [cell.options.learning_rate for cell in ran[:2]] == [0.1, 0.3]
@@ -68,6 +75,23 @@ def test_a_run_that_diverged_is_not_chosen_and_equal_ones_by_the_lower_rate(tmp_
     )
     assert outcomes[0].rate == 0.2
     assert "learning rate 0.03: AUC not finite" in told
+
+
+def test_a_rate_is_chosen_by_the_mean_over_tuning_seeds(tmp_path):
+    aucs = {(0.1, 0): 0.6, (0.1, 1): 0.7, (0.3, 0): 0.9, (0.3, 1): 0.3, (1, 0): 0.9}
+
+    def auc(cell):
+        return aucs.get((cell.options.learning_rate, LAST_SEED - cell.options.seed))
+
+    runner = FakeRunner(auc)
+    options = make_options(
+        tmp_path, methods="full", learning_rates="0.1,0.3,1", tuning_seeds=2
+    )
+    outcomes, told = run_fake(options, runner)
+    assert outcomes[0].rate == 0.1
+    assert [cell.kind for cell in runner.cells] == ["tuning"] * 6 + ["final"] * 2
+    assert told.endswith(" 0 left\n")
+    assert "with 2 other seeds" in report_text(options, STREAM, outcomes)
 
 
 def test_one_rate_needs_no_search(tmp_path):
@@ -137,13 +161,105 @@ def test_more_seeds_and_another_slice_run_what_is_new(tmp_path):
 
 
 def test_where_data_lie_does_not_change_a_key(tmp_path):
-    def key(path, **fields):
+    def key(path, method="hash", **fields):
         options = make_options(tmp_path, data="criteo", path=path, **fields)
-        line = cells.Line("hash", 2.0)
+        line = cells.Line(method, 2.0)
         return cells.final_cells(options, line, 0.1)[0].key("data")
 
     assert key(tmp_path / "a") == key(tmp_path / "b")
-    assert key(tmp_path) != key(tmp_path, half_life=7.0)
+    assert key(tmp_path) != key(tmp_path, dense_learning_rate=0.5)
+    assert key(tmp_path) == key(tmp_path, half_life=7.0)  # hash does not read it
+    assert key(tmp_path, "fiited") != key(tmp_path, "fiited", half_life=7.0)
+
+
+def test_results_of_another_jax_are_not_found(tmp_path, monkeypatch):
+    cell = cells.final_cells(make_options(tmp_path), cells.Line("hash", 2.0), 0.1)[0]
+    key = cell.key("data")
+    monkeypatch.setattr(cells.jax, "__version__", "0.0.1")
+    assert cell.key("data") != key
+
+
+def test_an_ablation_has_the_rate_of_the_unchanged_line(tmp_path, monkeypatch):
+    tried = {"scorer": ("grad_norm", "frequency"), "chunk_dim": (3, 4)}
+    monkeypatch.setattr(ablations, "_TRIED", tried)
+
+    def auc(cell):
+        return 0.9 - cell.options.learning_rate * (cell.options.compression == 2)
+
+    options = make_options(tmp_path, methods="fiited", ablations=True)
+    runner = FakeRunner(auc)
+    outcomes, told = run_fake(options, runner)
+    assert [str(outcome.line) for outcome in outcomes] == [
+        *("fiited 2x", "fiited 10x"),
+        *("fiited 2x, scorer=frequency", "fiited 2x, chunk_dim=4"),
+        *("fiited 10x, scorer=frequency", "fiited 10x, chunk_dim=4"),
+    ]
+    rates = [outcome.rate for outcome in outcomes]
+    assert rates[2:] == [rates[0]] * 2 + [rates[1]] * 2
+    assert rates[0] != 0.3
+    changed = [cell.options for cell in runner.cells if cell.line == outcomes[5].line]
+    assert [(o.chunk_dim, o.scorer, o.seed) for o in changed] == [
+        *((4, "grad_norm", 0), (4, "grad_norm", 1))
+    ]
+    assert told.endswith(" 0 left\n")
+    again = FakeRunner()
+    assert run_fake(options, again)[0] == outcomes
+    assert again.cells == []
+
+
+def test_what_does_not_run_is_not_ablated(tmp_path):
+    options = make_options(tmp_path, methods="fiited", ablations=True)
+    runner = FakeRunner(refuse=lambda cell: "too small")
+    outcomes, told = run_fake(options, runner)
+    assert len(runner.cells) == 2
+    assert outcomes[-1].refused == "nor does fiited 10x"
+    assert told.endswith(" 0 left\n")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({}, {"embedding_dim": 64}, {"embedding_dim": 2}),
+        {"ranking": "chunks", "embedding_dim": 64, "chunk_dim": 4},
+        {"frames_per_entry": 2.0},
+        {"filter_share": 0.6},
+        {"fallback": "shared", "shared_share": 0.96},
+    ],
+)
+def test_the_store_allows_every_change(fields, tmp_path):
+    options = make_options(tmp_path, methods="fiited", sizes="2", **fields)
+    tried = ablations.changes(options)
+    known = Vocabulary([np.arange(1000)])
+    assert len(tried) > 12
+    for change in tried:
+        line = cells.Line("fiited", 2.0, change)
+        (cell, *_) = cells.final_cells(options, line, 0.1)
+        assert getattr(cell.options, change.option) == change.value
+        METHODS["fiited"](
+            Request(
+                budget=1 << 20,
+                num_tables=1,
+                vocabulary=known,
+                optimizer=cell.options.sparse_optimizer(),
+                **{name: getattr(cell.options, name) for name in OF_REQUEST},
+                scorer=SCORERS[cell.options.scorer](),
+            )
+        )
+
+
+def test_what_changes_nothing_is_not_tried(tmp_path):
+    def tried(**fields):
+        options = make_options(tmp_path, methods="fiited", **fields)
+        return {str(change) for change in ablations.changes(options)}
+
+    lengths, chunks = tried(), tried(ranking="chunks", chunk_dim=2)
+    assert "length_alpha=2.0" in lengths
+    assert not any("length_alpha" in change for change in chunks)
+    # By default one frame per entry, and half of eight.
+    assert {"frames_per_entry=2.0", "frames_per_entry=4.0"} <= lengths
+    assert "frames_per_entry=1.0" not in lengths
+    assert {"frames_per_entry=1.0", "frames_per_entry=2.0"} <= chunks
+    assert "frames_per_entry=4.0" not in chunks
 
 
 def test_the_fingerprint_is_that_of_every_example():
@@ -162,7 +278,7 @@ def test_the_fingerprint_is_that_of_every_example():
 @pytest.mark.parametrize("kind", ["tuning", "final"])
 def test_a_refusal_is_recorded_and_ends_its_line(kind, tmp_path):
     def refuse(cell):
-        is_it = cell.line == ("hash", 10.0) and cell.kind == kind
+        is_it = cell.line == cells.Line("hash", 10.0) and cell.kind == kind
         return "one row takes 9 bytes" if is_it else None
 
     options = make_options(tmp_path)
@@ -173,7 +289,9 @@ def test_a_refusal_is_recorded_and_ends_its_line(kind, tmp_path):
     ]
     assert outcomes[2].records == ()
     num_ran = {"tuning": 1, "final": 4}[kind]
-    assert sum(cell.line == ("hash", 10.0) for cell in runner.cells) == num_ran
+    assert (
+        sum(cell.line == cells.Line("hash", 10.0) for cell in runner.cells) == num_ran
+    )
     refused = [record for record in results(tmp_path) if "refused" in record]
     assert [record["refused"] for record in refused] == ["one row takes 9 bytes"]
     assert "hash 10x" in told
@@ -215,7 +333,7 @@ def test_the_bar_fits_80_columns():
     progress = CompareProgress(console)
     options = TrainOptions(method="small_dim", compression=10, learning_rate=0.003)
     progress.open(400)
-    progress.begin(cells.Cell("tuning", options, 0.1))
+    progress.begin(cells.Cell("tuning", cells.Line("small_dim", 10.0), options, 0.1))
     progress.start(2_500)
     progress.log({"step": 2_480})
     progress.finish({"auc": 0.71234})

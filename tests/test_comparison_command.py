@@ -85,11 +85,16 @@ REFUSED = {
     "negative rate": (["--learning-rates", "-0.1,1"], "learning_rates"),
     "seeds": (["--seeds", "0"], "seeds must be from 1 to 1000, got 0"),
     "many seeds": (["--seeds", "1001"], "seeds must be"),
+    "tuning seeds": (["--tuning-seeds", "0"], "tuning_seeds must be from 1"),
     "fraction 0": (["--validation-fraction", "0"], "must be between 0 and 1, got 0"),
     "fraction 1": (["--validation-fraction", "1"], "must be between 0 and 1, got 1"),
     "no slice": (["--validation-fraction", "0.001"], "40 train examples at least one"),
     "quick": (["--quick"], "quick must come with data=demo"),
     "chunk_dim": (["--chunk-dim", "5"], "chunk_dim must divide"),
+    # Before the methods that do not read it are run.
+    "filter": (["--filter-share", "1.2"], "filter_share must be a share in"),
+    "alpha": (["--length-alpha", "9"], "length_alpha must be"),
+    "frames": (["--frames-per-entry", "99"], "frames_per_entry must be"),
     "empty out": (["--out", ""], "--out must not be empty"),
 }
 

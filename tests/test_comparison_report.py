@@ -3,10 +3,14 @@
 import re
 
 import pytest
+from matplotlib.axes import Axes
 
 from compared import STREAM, make_options, make_outcome
 from fiited_jax.comparison import Outcome, report_text, verdict, write_report
+from fiited_jax.comparison.ablations import Change
 from fiited_jax.comparison.cells import Line
+from fiited_jax.comparison.plots import plot_frontier
+from fiited_jax.methods import METHODS
 
 FULL = make_outcome("full", None, 0.80, 0.80)
 
@@ -69,6 +73,25 @@ def test_what_is_not_compared_is_told():
     assert text[-1] == "Not compared, refused or diverged: hash 2x, small_dim 2x."
 
 
+def test_what_takes_more_bytes_than_the_size_is_no_baseline(tmp_path):
+    larger = make_outcome("pep", 2.0, 0.9, 0.9)
+    larger = larger._replace(
+        records=tuple({**record, "all_in_ratio": 0.5} for record in larger.records)
+    )
+    ours = make_outcome("fiited", 2.0, 0.7, 0.7)
+    told = "Not at equal bytes, not counted: pep 2x (all-in ratio 0.50)."
+    text = verdict([larger, ours, make_outcome("hash", 2.0, 0.6, 0.6)])
+    assert "nowhere" in text[0]
+    assert text[0].endswith("1 compared.")
+    assert text[1:] == ["", told]
+    text = verdict([larger, ours])
+    assert "compared with nothing" in text[0]
+    assert text[1:] == ["", told]
+    text = report_text(make_options(tmp_path), STREAM, [larger, ours])
+    assert "| pep | 0.9000 ± 0.0000 | 0.5000 ± 0.0000 | - | 0.5 | 3.0 |" in text
+    assert "A method whose all-in ratio is below the size is no baseline" in text
+
+
 REFUSED = Outcome(Line("fiited", 2.0), None, (), "one bucket takes 9 bytes")
 
 
@@ -81,7 +104,7 @@ REFUSED = Outcome(Line("fiited", 2.0), None, (), "one bucket takes 9 bytes")
 )
 def test_not_to_run_is_a_loss(ours, words):
     text = verdict([ours, make_outcome("hash", 2.0, 0.7, 0.7)])
-    assert "at 1 of 1 sizes" in text[0]
+    assert "one standard error, or does not run, at 1 of 1 sizes" in text[0]
     assert words in text[2]
 
 
@@ -122,14 +145,94 @@ def test_the_tables(tmp_path):
     assert "| fiited | diverged | 0.5000 ± 0.0000 | - |" in text
     assert "400 training and 100 test examples" in text
     assert "0.03, 0.1, 0.3" in text
-    assert "last 20% of the training split" in text
+    assert "last 20 % of the training split" in text
+
+
+def test_ablations_have_a_table_of_their_own(tmp_path):
+    options = make_options(tmp_path, half_life=7.0)
+    ours = make_outcome("fiited", 2.0, 0.7, 0.72)
+    other = make_outcome("hash", 2.0, 0.65, 0.65)
+    line = Line("fiited", 2.0, Change("scorer", "frequency"))
+    better = ours._replace(line=line, records=make_outcome("", 2.0, 0.8, 0.8).records)
+    small = Outcome(line._replace(change=Change("chunk_dim", 4)), 0.1, (), "too small")
+    outcomes = [ours, other, better, small]
+    text = report_text(options, STREAM, outcomes)
+    assert "half_life=7.0" in text
+    assert verdict(outcomes) == verdict([ours, other])
+    whole, table = text.split("## Options of fiited")
+    assert "frequency" not in whole
+    assert "| 2x | unchanged | 0.7100 ± 0.0141 | - | 0.5000" in table
+    assert (
+        "| 2x | `scorer=frequency` | 0.8000 ± 0.0000 | +0.0900 ± 0.0100 | 0.5000"
+        in table
+    )
+    assert "| 2x | `chunk_dim=4` | does not run: too small |" in table
+    write_report(options, STREAM, outcomes)
+    drawn = (tmp_path / "auc_all_in.png").read_bytes()
+    write_report(options, STREAM, [ours, other])
+    assert (tmp_path / "auc_all_in.png").read_bytes() == drawn
+
+
+def test_an_ablation_that_diverged_has_no_change_of_auc(tmp_path):
+    ours = make_outcome("fiited", 2.0, 0.7, 0.72)
+    line = Line("fiited", 2.0, Change("scorer", "frequency"))
+    diverged = make_outcome("", 2.0, None, 0.8)._replace(line=line)
+    text = report_text(make_options(tmp_path), STREAM, [ours, diverged])
+    assert "| `scorer=frequency` | diverged | - |" in text
+
+
+def test_one_seed_has_no_spread_and_one_rate_no_end(tmp_path):
+    ours = make_outcome("fiited", 2.0, 0.7, rate=0.1)
+    line = Line("fiited", 2.0, Change("scorer", "frequency"))
+    changed = make_outcome("", 2.0, 0.71, rate=0.1)._replace(line=line)
+    options = make_options(tmp_path, seeds=1, learning_rates="0.1")
+    text = report_text(options, STREAM, [ours, changed])
+    assert "| `scorer=frequency` | 0.7100 | +0.0100 |" in text
+    assert "±" not in text
+    assert "standard error" not in text.split("## Options")[1]
+    assert "*" not in text.split("## 2x")[1].split("##")[0]
+
+
+def test_the_best_of_a_size_is_bold(tmp_path):
+    more = make_outcome("pep", 2.0, 0.9, 0.9)
+    (records := [dict(record) for record in more.records])[0]["all_in_ratio"] = 0.4
+    outcomes = [
+        make_outcome("full", None, 0.8, 0.8),
+        make_outcome("hash", 2.0, 0.6, 0.6),
+        make_outcome("fiited", 2.0, 0.7, 0.72),
+        more._replace(records=tuple(records)),
+        make_outcome("fiited", 10.0, None, 0.7),
+        REFUSED._replace(line=Line("hash", 10.0)),
+    ]
+    text = report_text(make_options(tmp_path), STREAM, outcomes)
+    table = text.split("## AUC")[1].split("##")[0].split()
+    assert " ".join(table) == (
+        "| method | full | 2x | 10x | | --- | --- | --- | --- | "
+        "| full | 0.8000 ± 0.0000 | - | - | "
+        "| hash | - | 0.6000 ± 0.0000 | - | "
+        "| fiited | - | **0.7100 ± 0.0141** | diverged | "
+        "| pep | - | (0.9000 ± 0.0000) | - |"
+    )
 
 
 def test_full_alone_and_no_full(tmp_path):
     options = make_options(tmp_path)
-    assert "| full | 0.8000" in report_text(options, STREAM, [FULL])
+    assert "| method | full |" in report_text(options, STREAM, [FULL])
     text = report_text(options, STREAM, [make_outcome("hash", 2.0, 0.7, 0.7)])
     assert "| hash | 0.7000 ± 0.0000 | 0.5000 ± 0.0000 | - |" in text
+
+
+def test_every_method_looks_different(tmp_path, monkeypatch):
+    looks, draw = set(), Axes.errorbar
+
+    def errorbar(self, *args, **fields):
+        looks.add((fields["color"], fields["linestyle"]))
+        return draw(self, *args, **fields)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    outcomes = [make_outcome(method, 2.0, 0.7, 0.8) for method in METHODS]
+    plot_frontier(tmp_path / "plot.png", outcomes, "all_in_bytes", "bytes")
+    assert len(looks) == len(METHODS)
 
 
 def test_report_and_plots_are_written(tmp_path):

@@ -109,6 +109,7 @@ def test_a_cell_leaves_nothing_in_memory(whole):
         assert left == after_collection
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_results(whole, tmp_path):
     options, ran = small(tmp_path), []
 

@@ -29,6 +29,7 @@ def test_ids_of_one_occurrence_cost_next_to_nothing():
     assert loss < 0.0005
 
 
+@pytest.mark.slow
 def test_a_flood_of_new_ids_does_not_evict_what_has_grown():
     """Known keys of worth stay with a filter, and go without one."""
 

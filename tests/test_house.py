@@ -13,6 +13,7 @@ import pallas_kernels
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "fiited_jax").rglob("*.py"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 # Imports run one way: a module may import what stands on a line above it.
 LAYERS = [
@@ -22,7 +23,7 @@ LAYERS = [
     {"sizes"},
     {"config", "state", "utility"},
     {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"}
-    | {"table_rules"},
+    | {"table_rules", "utility_scale"},
     {"arena", "dense_tables", "key_rows", "page_table", "shared_pool"},
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},
@@ -100,6 +101,17 @@ def test_the_core_needs_no_training_package():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_refers_to_is_there(page):
+    text = page.read_text()
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    named = re.findall(r"\b(?:benchmarks|notebooks|docs)/[\w/.]*\w", text)
+    for path in [page.parent / link for link in links] + [
+        ROOT / name for name in named
+    ]:
+        assert path.exists(), path
 
 
 def test_the_readme_example_runs(capsys):

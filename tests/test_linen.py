@@ -197,7 +197,9 @@ def test_a_train_state_trains_both_and_optax_sees_params_only():
     np.testing.assert_array_equal(served > 0, targets > 0)
 
 
-@pytest.mark.parametrize("lift", [nn.jit, nn.remat])
+@pytest.mark.parametrize(
+    "lift", [nn.jit, pytest.param(nn.remat, marks=pytest.mark.slow)]
+)
 def test_a_lifted_module_is_the_same(lift):
     model, _ = make_model()
     methods = ["__call__", "admit", "gather", "apply_gradients", "prune_step"]

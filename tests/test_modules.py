@@ -149,7 +149,9 @@ def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-@pytest.mark.parametrize("make", [Nnx, Linen, LinenSubmodule])
+@pytest.mark.parametrize(
+    "make", [Nnx, Linen, pytest.param(LinenSubmodule, marks=pytest.mark.slow)]
+)
 def test_modules_equal_the_bare_store(make):
     store = make_store(fj.sparse(optax.adagrad(0.5)), scorer=fj.scorers.saliency())
     module = make(store)

@@ -57,6 +57,7 @@ def test_an_interrupted_run_says_so(monkeypatch, tmp_path, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_backend_may_not_report_its_memory(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
     out = tmp_path / "out"

@@ -37,6 +37,20 @@ def test_the_bar_fits_80_columns():
     assert last.rstrip().endswith(STATUS)  # not cut
 
 
+def test_a_second_training_starts_the_same_bar_again():
+    file = io.StringIO()
+    reporter = make_reporter(Console(file=file, width=80, force_terminal=True))
+    reporter.start(1_000_000)
+    reporter.log(RECORD)
+    reporter.start(2_000_000)
+    reporter.stop()
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue()).strip()
+    last = [line for line in re.split(r"[\r\n]", last) if line.strip()][-1]
+    assert "0/2000000" in last
+    assert "starting" in last
+    assert "999980" not in last
+
+
 def test_lines_without_a_terminal():
     later = {**RECORD, "step": 1_000_000, "auc_so_far": float("nan")}
     del later["frames_used"]

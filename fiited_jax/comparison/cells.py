@@ -9,9 +9,11 @@ import jax
 import numpy as np
 
 from ..data import ClickStream
+from ..methods import STORE_OPTIONS, options_read
 from ..training import TrainOptions
 from ..version import __version__
-from .options import TUNING_SEED, CompareOptions
+from .ablations import Change, changes
+from .options import LAST_SEED, OURS, CompareOptions
 
 __all__ = ["Cell", "Line", "final_cells", "fingerprint", "lines", "tuning_cells"]
 
@@ -26,14 +28,22 @@ class Line(NamedTuple):
     Attributes:
       method: its name.
       size: compression, `None` for method full.
+      change: of an option, in an ablation.
     """
 
     method: str
     size: float | None
+    change: Change | None = None
+
+    @property
+    def unchanged(self) -> "Line":
+        """The line that is ablated."""
+        return self._replace(change=None)
 
     def __str__(self) -> str:
         """Return a short name, such as `hash 10x`."""
-        return self.method if self.size is None else f"{self.method} {self.size:g}x"
+        name = self.method if self.size is None else f"{self.method} {self.size:g}x"
+        return name if self.change is None else f"{name}, {self.change}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +53,20 @@ class Cell:
     Attributes:
       kind: tuning runs are trained on the head of the training split and scored on its
         validation slice, final ones trained on all of it and scored on the test split.
+      line: what it belongs to.
       options: of the run.
       validation_fraction: share of the slice; `None` for a final run.
     """
 
     kind: Literal["tuning", "final"]
+    line: Line
     options: TrainOptions
     validation_fraction: float | None = None
-
-    @property
-    def line(self) -> Line:
-        """What it belongs to."""
-        return Line(self.options.method, self.options.compression)
 
     def describe(self) -> dict[str, Any]:
         """Return what tells it from other cells, as plain values."""
         options = dataclasses.asdict(self.options)
+        ignored = {*_NOT_IN_KEY, *STORE_OPTIONS} - options_read(self.options.method)
         return {
             "kind": self.kind,
             "method": options.pop("method"),
@@ -67,9 +75,7 @@ class Cell:
             "learning_rate": options.pop("learning_rate"),
             "validation_fraction": self.validation_fraction,
             "options": {
-                name: value
-                for name, value in options.items()
-                if name not in _NOT_IN_KEY
+                name: value for name, value in options.items() if name not in ignored
             },
         }
 
@@ -99,35 +105,56 @@ class Cell:
 
 
 def lines(options: CompareOptions) -> list[Line]:
-    """Return what is compared, method after method."""
-    return [
+    """Return what is compared, method after method, then the ablations."""
+    compared = [
         Line(method, size)
         for method in options.method_names()
         for size in ((None,) if method == "full" else options.compressions())
     ]
+    if not options.ablations:
+        return compared
+    return compared + [
+        Line(OURS, size, change)
+        for size in options.compressions()
+        for change in changes(options)
+    ]
 
 
 def tuning_cells(options: CompareOptions, line: Line) -> list[Cell]:
-    """Return the search of a line, one run per learning rate; nothing for one rate."""
+    """Return the search of a line, for each learning rate a run per tuning seed.
+
+    Nothing for one rate, nor for an ablation: it keeps that of the unchanged line.
+    """
     rates = options.rates()
-    if len(rates) == 1:
+    if len(rates) == 1 or line.change is not None:
         return []
     return [
         Cell(
             "tuning",
-            options.train_options(*line, seed=TUNING_SEED, learning_rate=rate),
+            line,
+            _options_of(line, options, LAST_SEED - number, rate),
             options.validation_fraction,
         )
         for rate in rates
+        for number in range(options.tuning_seeds)
     ]
 
 
 def final_cells(options: CompareOptions, line: Line, rate: float) -> list[Cell]:
     """Return the reported runs of a line, one per seed."""
     return [
-        Cell("final", options.train_options(*line, seed=seed, learning_rate=rate))
+        Cell("final", line, _options_of(line, options, seed, rate))
         for seed in range(options.num_seeds())
     ]
+
+
+def _options_of(
+    line: Line, options: CompareOptions, seed: int, rate: float
+) -> TrainOptions:
+    made = options.train_options(line.method, line.size, seed=seed, learning_rate=rate)
+    if line.change is None:
+        return made
+    return dataclasses.replace(made, **{line.change.option: line.change.value})
 
 
 def fingerprint(stream: ClickStream) -> str:

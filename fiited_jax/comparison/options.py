@@ -8,10 +8,13 @@ from typing import Annotated, Any, TypeVar
 from ..methods import METHODS
 from ..training import SharedOptions, TrainOptions, optional
 
-__all__ = ["TUNING_SEED", "CompareOptions"]
+__all__ = ["LAST_SEED", "OURS", "CompareOptions"]
 
-TUNING_SEED = (1 << 32) - 1
-"""Seed of every tuning run: the largest, which is never a reported one."""
+LAST_SEED = (1 << 32) - 1
+"""The largest seed. Tuning runs have this one and those before it."""
+
+OURS = "fiited"
+"""The method that is compared with all others, and ablated."""
 
 _MAX_SEEDS = 1000
 _SIZES, _RATES, _SEEDS = "2,10,50", "0.03,0.1,0.3", 3
@@ -33,8 +36,11 @@ class CompareOptions(SharedOptions):
       seeds: how many seeds are reported, from 0 up. By default 3.
       learning_rates: of the embeddings, separated by commas. Every method chooses at
         every size what is best on the validation slice. By default 0.03,0.1,0.3.
+      tuning_seeds: how many seeds try each learning rate; none of them is reported.
       validation_fraction: share of the training split that is its validation slice, its
         last examples.
+      ablations: also try method fiited with one option changed at a time, at every size
+        with the learning rate of the unchanged method.
       quick: try the command, on a short demo stream and by default at one size with one
         seed and one learning rate.
     """
@@ -44,7 +50,9 @@ class CompareOptions(SharedOptions):
     sizes: Annotated[str | None, optional("FLOAT,...")] = None
     seeds: Annotated[int | None, optional("INT")] = None
     learning_rates: Annotated[str | None, optional("FLOAT,...")] = None
+    tuning_seeds: int = 1
     validation_fraction: float = 0.1
+    ablations: bool = False
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -54,12 +62,20 @@ class CompareOptions(SharedOptions):
             raise ValueError(f"quick must come with data=demo, got data={self.data}")
         if not 1 <= self.num_seeds() <= _MAX_SEEDS:
             raise ValueError(f"seeds must be from 1 to {_MAX_SEEDS}, got {self.seeds}")
+        if not 1 <= self.tuning_seeds <= _MAX_SEEDS:
+            raise ValueError(
+                f"tuning_seeds must be from 1 to {_MAX_SEEDS}, got {self.tuning_seeds}"
+            )
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 "validation_fraction must be between 0 and 1, "
                 f"got {self.validation_fraction}"
             )
         known = self.method_names()
+        if self.ablations and OURS not in known:
+            raise ValueError(
+                f"methods must hold {OURS} with ablations, got {self.methods!r}"
+            )
         self.compressions()
         self.rates()
         self.train_options(known[0], None, seed=0, learning_rate=0.1)

@@ -8,6 +8,8 @@ from .cells import Line
 
 __all__ = ["Outcome"]
 
+_ROUNDING = 1e-9
+
 
 class Outcome(NamedTuple):
     """The reported runs of a line, or why there are none.
@@ -23,6 +25,12 @@ class Outcome(NamedTuple):
     rate: float | None
     records: tuple[dict[str, Any], ...]
     refused: str | None = None
+
+    @property
+    def fits_size(self) -> bool:
+        """Whether the all-in bytes are within the size, or there is none."""
+        ratio = self.mean("all_in_ratio")
+        return self.line.size is None or not ratio < self.line.size * (1 - _ROUNDING)
 
     def mean(self, name: str) -> float:
         """Return the mean over seeds; NaN if a run has diverged or there is none."""

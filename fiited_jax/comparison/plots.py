@@ -19,14 +19,18 @@ def plot_frontier(
 
     Args:
       path: a PNG file to write or replace.
-      outcomes: of all lines; those without an AUC are left out.
+      outcomes: of all lines; ablations and those without an AUC are left out.
       name: of the bytes in the results.
       label: what they are.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
-    known = [outcome for outcome in outcomes if not math.isnan(outcome.mean("auc"))]
+    known = [
+        outcome
+        for outcome in outcomes
+        if outcome.line.change is None and not math.isnan(outcome.mean("auc"))
+    ]
     for number, method in enumerate(dict.fromkeys(o.line.method for o in known)):
         points = sorted(
             (o.mean(name) / 2**20, o.mean("auc"), o.deviation("auc"))
@@ -34,13 +38,14 @@ def plot_frontier(
             if o.line.method == method
         )
         sizes, means, deviations = zip(*points, strict=True)
-        color, marker = f"C{number}", "osD^vPX*<>"[number % 10]
+        color, marker = f"C{number}", "osD^vPX*<>hd"[number % 12]
         axes.errorbar(
             sizes,
             means,
             yerr=deviations,
             capsize=3,
             color=color,
+            linestyle="-" if number < 10 else "-.",  # there are ten colors
             marker=marker,
             label=method,
         )

@@ -1,21 +1,19 @@
 """The report of a comparison: a table per size, and plots."""
 
-import math
+import dataclasses
 from collections.abc import Sequence
 
 from ..data import ClickStream
 from ..files import replace_file
-from .options import CompareOptions
+from ..training import SharedOptions
+from .options import OURS, CompareOptions
 from .outcome import Outcome
 from .plots import plot_frontier
+from .tables import ablation_table, auc_table, size_table
 from .verdict import verdict
 
 __all__ = ["report_text", "write_report"]
 
-_HEAD = (
-    "| method | AUC | log loss | gap to full | all-in ratio | values ratio "
-    "| learning rate |\n|---|---|---|---|---|---|---|"
-)
 _PLOTS = {
     "all_in": ("auc_all_in.png", "all-in bytes"),
     "values": ("auc_values.png", "bytes of values alone"),
@@ -45,20 +43,29 @@ def report_text(
     options: CompareOptions, stream: ClickStream, outcomes: Sequence[Outcome]
 ) -> str:
     """Return report.md; its first lines tell where `fiited` is below a baseline."""
+    ablations = [o for o in outcomes if o.line.change is not None]
+    outcomes = [o for o in outcomes if o.line.change is None]
     full = next((o for o in outcomes if o.line.size is None), None)
-    sizes = dict.fromkeys(o.line.size for o in outcomes if o is not full)
     blocks = [*verdict(outcomes), "", f"# Comparison on {stream.name}", ""]
     blocks += [_protocol(options, stream), ""]
-    for size in sizes or {None: None}:
-        blocks += ["## Without a size" if size is None else f"## {size:g}x", "", _HEAD]
-        if full is not None:
-            blocks.append(_row(full, full, options))
+    blocks += ["## AUC", "", *auc_table(outcomes), ""]
+    for size in dict.fromkeys(o.line.size for o in outcomes if o is not full):
+        rows = [o for o in outcomes if o is full or o.line.size == size]
+        blocks += [f"## {size:g}x", "", *size_table(rows, full, options.rates()), ""]
+    if ablations:
         blocks += [
-            _row(outcome, full, options)
-            for outcome in outcomes
-            if outcome is not full and outcome.line.size == size
+            f"## Options of {OURS}, changed one at a time",
+            "",
+            "At the learning rate of the unchanged method."
+            + (
+                " After a change of AUC comes its standard error."
+                if options.num_seeds() > 1
+                else ""
+            ),
+            "",
+            *ablation_table(outcomes, ablations),
+            "",
         ]
-        blocks.append("")
     for file_name, label in _PLOTS.values():
         blocks.append(f"![AUC against {label}]({file_name})")
     return "\n".join(blocks) + "\n"
@@ -72,50 +79,38 @@ def _protocol(options: CompareOptions, stream: ClickStream) -> str:
         f"embedding_dim {options.embedding_dim}, {options.optimizer}, "
         f"{options.epochs} {'epoch' if options.epochs == 1 else 'epochs'}. "
     )
+    if changed := _not_default(options):
+        text += f"Of options that are not the default: {changed}. "
     if seeds > 1:
         text += f"Mean ± standard deviation of {seeds} seeds on the test split. "
     else:
         text += "One seed, on the test split. "
     if len(rates) > 1:
+        others = f"{options.tuning_seeds} other seed"
+        others += "s" if options.tuning_seeds > 1 else ""
         text += (
             "Every method chose at every size one of the learning rates "
-            f"{', '.join(f'{rate:g}' for rate in rates)}, with one other seed, by the "
-            f"AUC on the last {options.validation_fraction:.0%} of the training split "
-            "after training on the rest of it; * marks one at an end of that range. "
+            f"{', '.join(f'{rate:g}' for rate in rates)}, with {others}, by the mean "
+            f"AUC on the last {100 * options.validation_fraction:g} % of the training "
+            "split after training on the rest of it; * marks one at an end of that "
+            "range. "
         )
     return text + (
         "A ratio is the dense table over the method: all-in counts everything that a "
         "method keeps on the device, optimizer state included, on both sides; values "
         "counts the values of embeddings alone. The numbering of ids that methods with "
-        "a row per id need is not counted. Seeds change the initial weights, not the "
-        "order of the data."
+        "a row per id need is not counted. A method whose all-in ratio is below the "
+        "size is no baseline of that size, as `pep`, which trains more than the dense "
+        "table to keep that share of its values. Seeds change the initial weights, not "
+        "the order of the data."
     )
 
 
-def _row(outcome: Outcome, full: Outcome | None, options: CompareOptions) -> str:
-    method = outcome.line.method
-    if outcome.refused is not None:
-        reason = " ".join(outcome.refused.replace("|", r"\|").split())
-        return f"| {method} | does not run: {reason} | | | | | |"
-    gap = math.nan if full is None else outcome.mean("auc") - full.mean("auc")
-    rates = options.rates()
-    at_end = len(rates) > 1 and outcome.rate in (rates[0], rates[-1])
-    cells = [
-        method,
-        _spread(outcome, "auc"),
-        _spread(outcome, "log_loss"),
-        "-" if math.isnan(gap) or outcome is full else f"{gap:+.4f}",
-        f"{outcome.mean('all_in_ratio'):.1f}",
-        f"{outcome.mean('values_ratio'):.1f}",
-        f"{outcome.rate:g}{'*' if at_end else ''}",
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def _spread(outcome: Outcome, name: str) -> str:
-    mean = outcome.mean(name)
-    if math.isnan(mean):
-        return "diverged"
-    if len(outcome.records) == 1:
-        return f"{mean:.4f}"
-    return f"{mean:.4f} ± {outcome.deviation(name):.4f}"
+def _not_default(options: CompareOptions) -> str:
+    """Name what `_protocol` does not tell otherwise."""
+    told = {"data", "path", "schema", "embedding_dim", "optimizer", "epochs"}
+    return ", ".join(
+        f"{field.name}={getattr(options, field.name)}"
+        for field in dataclasses.fields(SharedOptions)
+        if field.name not in told and getattr(options, field.name) != field.default
+    )

@@ -72,22 +72,30 @@ class Comparison:
           OSError: if a result cannot be written.
         """
         todo = lines(self._options)
-        self._progress.open(len(todo) * self._cells_per_line())
+        self._progress.open(sum(self._num_cells(line) for line in todo))
+        outcomes: dict[Line, Outcome] = {}
         try:
-            return [self._run_line(line) for line in todo]
+            for line in todo:
+                outcomes[line] = self._run_line(line, outcomes.get(line.unchanged))
         finally:
             self._progress.close()
+        return list(outcomes.values())
 
-    def _cells_per_line(self) -> int:
-        num_rates = len(self._options.rates())
-        return (num_rates if num_rates > 1 else 0) + self._options.num_seeds()
+    def _num_cells(self, line: Line) -> int:
+        return len(tuning_cells(self._options, line)) + self._options.num_seeds()
 
-    def _run_line(self, line: Line) -> Outcome:
+    def _run_line(self, line: Line, unchanged: Outcome | None) -> Outcome:
+        """Run a line; an ablation at the learning rate of what it ablates."""
         searched = self._run_cells(tuning_cells(self._options, line))
-        num_left = self._cells_per_line() - len(searched)
+        num_left = self._num_cells(line) - len(searched)
         if refused := _refusal(searched):
             return self._refuse(line, None, refused, num_left)
-        rate = choose_rate(searched) if searched else self._options.rates()[0]
+        rates = self._options.rates()
+        rate: float | None = choose_rate(searched) if searched else rates[0]
+        if unchanged is not None:
+            rate = unchanged.rate
+        if rate is None:
+            return self._refuse(line, None, f"nor does {line.unchanged}", num_left)
         records = self._run_cells(final_cells(self._options, line, rate))
         if refused := _refusal(records):
             return self._refuse(line, rate, refused, num_left - len(records))

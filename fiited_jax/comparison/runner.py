@@ -79,7 +79,7 @@ class TrainerRunner:
                 kept[name] = None
         return {
             **kept,
-            "values_bytes": result.memory.values,
+            "values_bytes": result.memory.kept_values,
             "examples_per_second": result.examples_per_second,
             "state_sha256": result.state_sha256,
         }

@@ -4,6 +4,7 @@ from .avazu import AvazuStream as AvazuStream
 from .criteo import CriteoStream as CriteoStream
 from .demo import DemoStream as DemoStream
 from .movielens import MovieLensStream as MovieLensStream
+from .planted import Change as Change
 from .stream import Batch as Batch
 from .stream import BayesReference as BayesReference
 from .stream import ClickStream as ClickStream
@@ -20,6 +21,7 @@ __all__ = [
     "AvazuStream",
     "Batch",
     "BayesReference",
+    "Change",
     "ClickStream",
     "CriteoStream",
     "DataError",

@@ -2,21 +2,24 @@
 
 References:
   Lai et al., "AdaEmbed: adaptive embedding for large-scale recommendation models", OSDI
-  2023. A configuration of the store: one chunk per vector, importance decayed by 0.8 in
-  1,024 steps, and rows move only if at least 5 % of them would. Deviations: the store
-  tracks as many ids as it has rows, and a new id takes the row of the least important
-  one of its bucket at once, so rows change owner at admission more than in prune steps;
-  importances are not divided by the 95th percentile of their table, as in one of two
-  implementations by the authors of CAFE; all rows are ranked and not a sample; a row
-  that is handed out begins with small values and not zeros, as those of the other
-  methods do.
+  2023; the decay, of which it tells no numbers, by the implementation that comes with
+  CAFE (Zhang et al., SIGMOD 2024). A configuration of the store: one chunk per vector;
+  importance is the number of accesses times the norm of the gradient, decayed by 0.8 in
+  1,024 steps, and compared over the 95th percentile of its table; rows move only in
+  prune steps, and only if at least 5 % of them would. Deviations: the store tracks
+  twice as many ids as it has rows where there are so many, not all there are, as they
+  count in the budget; a new id takes the place of the
+  least important one of its bucket, by importances as they are, and if that had a row,
+  the row is idle until the next prune step; all rows are ranked and not a sample; the
+  interval is that of the other methods; a row that is handed out begins with small
+  values and not zeros, as those of the other methods do.
 """
 
 import math
 
 from ..scorers import fiited as count_times_norm
 from .base import Method, Request
-from .fiited import BARE, store_method
+from .fiited import WAITING, store_method
 
 __all__ = ["adaembed"]
 
@@ -31,9 +34,10 @@ def adaembed(request: Request) -> Method:
     """
     return store_method(
         request,
-        **BARE,
+        **WAITING,
         chunk_dim=request.embedding_dim,
         scorer=count_times_norm(),
+        utility_scale="p95",
         half_life=_HALF_LIFE,
         hysteresis=0.05,
     )

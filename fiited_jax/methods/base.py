@@ -115,12 +115,15 @@ class Method(NamedTuple):
       make_embed: allocates the embedding module.
       encode: turns `int64[B, F]` ids into what the module takes; on the host.
       prunes: whether `prune_step` does anything.
+      restart: for a method that is trained twice: takes the module from the end of the
+        first training to the start of the second, which is the one that counts.
     """
 
     embedding_dim: int
     make_embed: Callable[[nnx.Rngs], Embed]
     encode: Callable[[np.ndarray], Any]
     prunes: bool
+    restart: Callable[[Any], None] | None = None
 
 
 def required_budget(request: Request) -> int:

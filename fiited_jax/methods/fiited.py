@@ -9,16 +9,19 @@ from ..keys import keys_from_int64
 from ..nn.nnx import PagedEmbed
 from .base import Embed, Method, Request, required_budget
 
-__all__ = ["BARE", "fiited", "store_method"]
+__all__ = ["BARE", "WAITING", "fiited", "store_method"]
 
 # Rules of `store_method` without what this package adds to them.
 BARE = {
     "ranking": "chunks",
+    "length_alpha": 0.0,
     "fallback": "zero",
     "frames_per_entry": None,
     "filter_share": 0.0,
     "value_dtype": "float32",
 }
+# As many ids wait for a row as have one, and only prune steps give any.
+WAITING = BARE | {"frames_per_entry": 0.5, "initial_chunks": 0, "headroom": 0.0}
 
 
 def fiited(request: Request) -> Method:

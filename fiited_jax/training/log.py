@@ -18,7 +18,7 @@ class Reporter(Protocol):
     """Who is told of progress."""
 
     def start(self, num_steps: int) -> None:
-        """Training begins."""
+        """Training begins, for a method that restarts a second time."""
         ...
 
     def log(self, record: dict[str, Any]) -> None:
@@ -80,15 +80,18 @@ class Log:
           step: train steps done.
 
         Returns:
-          The record, the last of `records`; `None` if nothing has been gathered.
+          The record, the last of `records`; `None` if nothing has been gathered. Its
+          `auc` is that of the predictions since the record before.
         """
         if not self._steps:
             return None
         infos, labels = zip(*self._steps, strict=True)
         infos = jax.device_get(infos)
         self._steps = []
+        auc = AucSoFar()
         for info, label in zip(infos, labels, strict=True):
-            self._auc.add(label, info.probabilities[: len(label)])
+            for counted in (auc, self._auc):
+                counted.add(label, info.probabilities[: len(label)])
             self.non_finite["embeddings"] += int(info.applied.non_finite)
             self.non_finite["dense_updates"] += int(info.dense_skipped)
         losses, sizes = [info.loss for info in infos], [len(part) for part in labels]
@@ -96,6 +99,7 @@ class Log:
             "step": step,
             "examples": self._examples,
             "loss": float(np.average(losses, weights=sizes)),
+            "auc": auc.value(),
             "auc_so_far": self._auc.value(),
             "examples_per_second": self.examples_per_second(),
             "non_finite": dict(self.non_finite),

@@ -33,15 +33,15 @@ class TrainResult(NamedTuple):
     """What a run produced.
 
     Attributes:
-      records: lines of metrics.jsonl.
+      records: lines of metrics.jsonl; of a method that restarts, those since then.
       test: quality on the test split.
       memory: bytes of the embedding state, compared with the dense table.
       prune_temporary_bytes: what a prune step needs beside the state; 0 for a method
         that does not prune, `None` on a backend that does not report it.
       non_finite: chunks or rows left alone for a gradient that was not finite, and
-        dense updates skipped for one.
-      examples_per_second: over all train and prune steps, and the reading of their
-        data; compilation is not timed.
+        dense updates skipped for one, since a restart.
+      examples_per_second: over all train and prune steps since a restart, and the
+        reading of their data; compilation is not timed.
       state_sha256: of all weights, embeddings and optimizer states.
     """
 
@@ -52,6 +52,13 @@ class TrainResult(NamedTuple):
     non_finite: dict[str, int]
     examples_per_second: float
     state_sha256: str
+
+
+class _Steps(NamedTuple):
+    """The compiled train step and prune step."""
+
+    train: Any
+    prune: Any
 
 
 class Trainer:
@@ -101,22 +108,26 @@ class Trainer:
                 value_dtype=options.value_dtype,
             )
         )
-        rngs = nnx.Rngs(options.seed)
-        embed: Any = self.method.make_embed(rngs)
-        self.model = DLRM(
-            embed,
-            embedding_dim=self.method.embedding_dim,
-            num_features=stream.num_tables,
-            num_dense=stream.num_dense,
-            rngs=rngs,
-        )
-        transformation = optax.apply_if_finite(
+        self._transformation = optax.apply_if_finite(
             optax.adam(options.dense_learning_rate), max_consecutive_errors=_NO_LIMIT
         )
-        self.dense_optimizer = nnx.Optimizer(self.model, transformation, wrt=nnx.Param)
+        self._rngs = nnx.Rngs(options.seed)
+        embed = self.method.make_embed(self._rngs)
+        self.model, self.dense_optimizer = self._build(embed)
         self._train_step = nnx.jit(train_step, donate_argnums=(0, 1))
         self._prune_step = nnx.jit(prune_step, donate_argnums=0)
         self._evaluate_step = nnx.jit(evaluate_step)
+
+    def _build(self, embed: Any) -> tuple[DLRM, nnx.Optimizer]:
+        """Build model and optimizer around embeddings; at every call the same."""
+        model = DLRM(
+            embed,
+            embedding_dim=self.method.embedding_dim,
+            num_features=self.stream.num_tables,
+            num_dense=self.stream.num_dense,
+            rngs=nnx.clone(self._rngs),
+        )
+        return model, nnx.Optimizer(model, self._transformation, wrt=nnx.Param)
 
     def batches(self, split: Any) -> Iterator[tuple[DeviceBatch, int]]:
         """Iterate over full batches and how many of their examples are real."""
@@ -138,38 +149,32 @@ class Trainer:
           StoreFullError: with `on_full="error"`, at the first log line whose steps
             evicted keys or had lookups without an entry.
         """
-        options = self.options
+        restart = self.method.restart
         per_epoch = -(-self.stream.num_train // self.batch_size)
-        reporter.start(per_epoch * options.epochs)
-        step = 0
+        num_steps = per_epoch * self.options.epochs
+        reporter.start(num_steps)
         with contextlib.ExitStack() as stack:
             stack.callback(reporter.stop)
             check_interrupt = stack.enter_context(interrupts_between_steps())
-            train_step, prune_step = self._compile()
+            steps = self._compile()
+            if restart is not None:
+                self._run_epochs(steps, Log(reporter), check_interrupt)
+                nnx.jit(restart, donate_argnums=0)(self.model.embed)
+                self.model, self.dense_optimizer = self._build(self.model.embed)
+                jax.block_until_ready(nnx.state(self.model))  # before the clock runs
+                reporter.start(num_steps)
             log = Log(reporter)
-            for _ in range(options.epochs):
-                for batch, num_real in self.batches("train"):
-                    check_interrupt()
-                    info = train_step(self.model, self.dense_optimizer, batch)
-                    step += 1
-                    log.add(info, batch.labels[:num_real])
-                    if self.method.prunes and is_prune_step(
-                        step, options.prune_interval, options.prune_warmup
-                    ):
-                        log.add_prune(prune_step(self.model.embed))
-                    if step % options.log_every == 0:
-                        self._flush(log, step)
-            self._flush(log, step)
+            self._run_epochs(steps, log, check_interrupt)
             jax.block_until_ready(nnx.state(self.model))
             speed = log.examples_per_second()
             test = self.evaluate(check_interrupt)
         embed: Any = self.model.embed
-        temporary = _temporary_bytes(prune_step) if self.method.prunes else 0
+        temporary = _temporary_bytes(steps.prune) if self.method.prunes else 0
         return TrainResult(
             records=log.records,
             test=test,
             memory=embed.memory_report().against_dense(
-                self.num_ids, options.embedding_dim, self.optimizer
+                self.num_ids, self.options.embedding_dim, self.optimizer
             ),
             prune_temporary_bytes=temporary,
             non_finite=log.non_finite,
@@ -179,7 +184,26 @@ class Trainer:
             ),
         )
 
-    def _compile(self) -> tuple[Any, Any]:
+    def _run_epochs(
+        self, steps: _Steps, log: Log, check_interrupt: Callable[[], None]
+    ) -> None:
+        """Train, from the state that model and optimizer have."""
+        options, step = self.options, 0
+        for _ in range(options.epochs):
+            for batch, num_real in self.batches("train"):
+                check_interrupt()
+                info = steps.train(self.model, self.dense_optimizer, batch)
+                step += 1
+                log.add(info, batch.labels[:num_real])
+                if self.method.prunes and is_prune_step(
+                    step, options.prune_interval, options.prune_warmup
+                ):
+                    log.add_prune(steps.prune(self.model.embed))
+                if step % options.log_every == 0:
+                    self._flush(log, step)
+        self._flush(log, step)
+
+    def _compile(self) -> _Steps:
         """Compile the train step and the prune step, so that neither is timed."""
         nothing = Batch(
             np.zeros(0, np.float32),
@@ -189,8 +213,9 @@ class Trainer:
         batch = device_batch(nothing, self.batch_size, self.method)
         lowered = self._train_step.lower(self.model, self.dense_optimizer, batch)
         if not self.method.prunes:
-            return lowered.compile(), self._prune_step
-        return lowered.compile(), self._prune_step.lower(self.model.embed).compile()
+            return _Steps(lowered.compile(), self._prune_step)
+        prune_step = self._prune_step.lower(self.model.embed).compile()
+        return _Steps(lowered.compile(), prune_step)
 
     def _flush(self, log: Log, step: int) -> None:
         record = log.flush(step)

@@ -23,12 +23,13 @@ class TrainOptions(SharedOptions):
       method: how embeddings are kept; all but fiited are baselines.
       compression: dense bytes over all-in bytes, 10 unless a budget is given. The
         dense table holds the distinct pairs of table and id in the training split and
-        the same optimizer. Method full ignores it.
+        the same optimizer. Method full ignores it; method pep keeps that share of the
+        values, and holds more than the dense table while it trains.
       budget: all-in bytes instead, for example 64MiB.
       learning_rate: of the embeddings.
       on_full: what happens when the budget does not hold an entry for every id: evict
         the entry of lowest utility, or end the run with an error, at the first log line
-        that tells of it. Only for method fiited; the others have no entries.
+        that tells of it. Only for method fiited.
       seed: of the initial weights and embeddings; the data and their split do not
         depend on it.
       log_every: steps between lines of metrics.jsonl and of progress.
@@ -45,6 +46,7 @@ class TrainOptions(SharedOptions):
         "hash",
         "itep",
         "mixed_dim",
+        "pep",
         "qr",
         "small_dim",
     ] = "fiited"
@@ -77,8 +79,7 @@ class TrainOptions(SharedOptions):
             )
         if self.on_full == "error" and self.method != "fiited":
             raise ValueError(
-                "on_full=error must come with method=fiited, the others have no "
-                f"entries that run out, got method={self.method}"
+                f"on_full=error must come with method=fiited, got method={self.method}"
             )
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"seed must be in [0, 2^32), got {self.seed}")

@@ -46,11 +46,11 @@ class BarReporter:
         self._task = None
 
     def start(self, num_steps: int) -> None:
-        """Show the bar."""
+        """Show the bar, at its beginning."""
         self._progress.start()
-        self._task = self._progress.add_task(
-            "train", total=num_steps, status="compiling"
-        )
+        if self._task is None:
+            self._task = self._progress.add_task("train", total=num_steps, status="")
+        self._progress.reset(self._task, total=num_steps, status="starting")
 
     def log(self, record: dict[str, Any]) -> None:
         """Move the bar."""

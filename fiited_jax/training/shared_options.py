@@ -8,8 +8,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ..checks import check_int
+from ..config import EmbeddingConfig
+from ..scorers import SCORERS
+from ..sparse_optim import rowwise_adagrad
 
 __all__ = ["SharedOptions", "optional"]
+
+_AMPLE = "1GiB"  # a budget for which vectors are not too long
 
 
 def optional(metavar: str) -> Any:
@@ -42,8 +47,9 @@ class SharedOptions:
       prune_warmup: steps in which that interval grows to its length: an eighth of it in
         the first quarter of the warm-up, then a quarter, and half from its middle on.
       half_life: steps in which an untouched utility halves.
-      frames_per_entry: frames of the pool per tracked key. By default two
-        values with ranking lengths, half of the chunks with ranking chunks.
+      frames_per_entry: frames of the pool per tracked key, while there are more keys
+        than entries. By default one with ranking lengths, half of the chunks with
+        ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
       fallback: what ids read where they have no values: zero, or vectors that they
@@ -110,6 +116,30 @@ class SharedOptions:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
+        self._check_store()
+
+    def _check_store(self) -> None:
+        """Let the store refuse what it cannot do, whatever the budget."""
+        EmbeddingConfig.from_budget(
+            _AMPLE,
+            optimizer=rowwise_adagrad(1.0),
+            scorer=SCORERS[self.scorer](),
+            **{
+                name: getattr(self, name)
+                for name in (
+                    "embedding_dim",
+                    "chunk_dim",
+                    "ranking",
+                    "length_alpha",
+                    "half_life",
+                    "frames_per_entry",
+                    "filter_share",
+                    "fallback",
+                    "shared_share",
+                    "value_dtype",
+                )
+            },
+        )
 
     def split_fraction(self) -> float:
         """Return the share of the data that is the test split."""

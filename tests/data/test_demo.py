@@ -9,11 +9,10 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import log_loss, roc_auc_score
 
 import stream_checks
-from fiited_jax.data import Batch, DemoStream
-from fiited_jax.data import demo as module
+from fiited_jax.data import Batch, Change, DemoStream, demo, planted
 from stream_checks import assert_same
 
-BLOCK = module._BLOCK
+BLOCK = demo._BLOCK
 
 
 def joined(stream: DemoStream, split, batch_size: int = 4096) -> Batch:
@@ -106,30 +105,30 @@ def test_memory_does_not_grow_with_the_stream():
 def test_zipf_ranks_follow_the_power_law():
     uniform = (np.arange(1_000_000) + 0.5) / 1_000_000
     for ranks, exponent in ((3, 1.05), (1000, 1.1), (1_000_000, 1.2)):
-        drawn = module._zipf_ranks(uniform, ranks, exponent)
+        drawn = planted._zipf_ranks(uniform, ranks, exponent)
         assert drawn.min() == 0
         assert drawn.max() < ranks
         edges = np.arange(1, ranks + 2) ** (1 - exponent)
         share = (edges[:-1] - edges[1:]) / (edges[0] - edges[-1])
         found = np.bincount(drawn, minlength=ranks)[:100] / len(drawn)
         np.testing.assert_allclose(found, share[:100], atol=2e-6)
-    assert module._zipf_ranks(np.array([0, 1 - 2**-53]), 3, 1.1).tolist() == [0, 2]
+    assert planted._zipf_ranks(np.array([0, 1 - 2**-53]), 3, 1.1).tolist() == [0, 2]
 
 
 def test_a_rank_changes_hands_once_per_lifetime_and_never_back():
     times = np.arange(100_000)
     for rank in (0, 1, 77):
-        ids = module._holders(np.full_like(times, rank), times, 100, 10_000)
+        ids = planted._holders(np.full_like(times, rank), times, 100, 10_000)
         changes = np.flatnonzero(np.diff(ids))
         assert len(changes) in (9, 10)
         assert np.all(np.diff(changes) == 10_000)
         assert len(np.unique(ids)) == len(changes) + 1
-        assert np.unique(module._holders(ids * 0 + rank, times, 100, 0)).size == 1
+        assert np.unique(planted._holders(ids * 0 + rank, times, 100, 0)).size == 1
 
 
 def test_different_ranks_never_share_an_id():
     rank, times = np.meshgrid(np.arange(1000), np.arange(0, 50_000, 1000))
-    ids = module._holders(rank.ravel(), times.ravel(), 1000, 5000)
+    ids = planted._holders(rank.ravel(), times.ravel(), 1000, 5000)
     holders = {}
     for number, holder in zip(ids.tolist(), rank.ravel().tolist(), strict=True):
         assert holders.setdefault(number, holder) == holder
@@ -137,7 +136,7 @@ def test_different_ranks_never_share_an_id():
 
 def test_new_ids_keep_arriving_and_old_ones_fade(train):
     tenth = len(train.labels) // 10
-    table = module._CARDINALITIES.index(200)
+    table = planted._CARDINALITIES.index(200)
     early = set(train.ids[:tenth, table].tolist())
     middle = set(train.ids[5 * tenth : 6 * tenth, table].tolist())
     late = set(train.ids[-tenth:, table].tolist())
@@ -145,7 +144,7 @@ def test_new_ids_keep_arriving_and_old_ones_fade(train):
     assert len(early - late) > 20
     still = joined(DemoStream(200_000, 1, lifetime=None), "train")
     assert len(set(still.ids[:, table].tolist())) <= 200
-    small = module._CARDINALITIES.index(18)
+    small = planted._CARDINALITIES.index(18)
     assert len(set(train.ids[:, small].tolist())) <= 18
 
 
@@ -175,6 +174,78 @@ def test_click_rate_and_calibration(seed):
     for part in np.array_split(np.argsort(truth), 10):
         error = np.sqrt(np.mean(truth[part] * (1 - truth[part])) / len(part))
         assert abs(labels[part].mean() - truth[part].mean()) < 4 * error
+
+
+AT = 3000
+
+
+def halves(changes=()) -> tuple[Batch, Batch, np.ndarray]:
+    """A stream before and after `AT`, and its probabilities."""
+    stream = DemoStream(9000, 1, changes=changes)
+    whole = joined(stream, "train")
+    before = Batch(*(array[:AT] for array in whole))
+    after = Batch(*(array[AT:] for array in whole))
+    return before, after, stream.probabilities("train")
+
+
+def test_a_change_may_be_a_plain_pair():
+    plain, named = halves([(AT, "concept")]), halves([Change(AT, "concept")])
+    assert_same(plain[1], named[1])
+
+
+@pytest.mark.parametrize("kind", ["popularity", "concept"])
+def test_a_change_leaves_alone_what_comes_before_it(kind):
+    before, after, truth = halves()
+    same, other, changed = halves([Change(AT, kind)])
+    assert_same(same, before)
+    np.testing.assert_array_equal(changed[:AT], truth[:AT])
+    assert np.all(changed[AT:] != truth[AT:])
+    assert np.mean(other.labels != after.labels) > 0.1
+    np.testing.assert_array_equal(other.dense, after.dense)
+
+
+def test_a_change_of_popularity_moves_the_ranks_of_the_tables_that_drift():
+    _, after, _ = halves()
+    _, other, _ = halves([Change(AT, "popularity")])
+    large = np.greater_equal(planted._CARDINALITIES, 100)
+    np.testing.assert_array_equal(other.ids[:, ~large], after.ids[:, ~large])
+    for table in np.flatnonzero(large):
+        ids, counts = np.unique(after.ids[:, table], return_counts=True)
+        popular = ids[counts.argmax()]
+        assert np.sum(other.ids[:, table] == popular) < counts.max() / 4
+    ranks, turns = np.arange(10), np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    before = planted._turned(ranks, turns, 10)  # by 6 for every change
+    assert before.tolist() == [0, 7, 4, 3, 0, 7, 6, 3, 0, 9]
+
+
+def test_a_change_of_concept_gives_half_of_the_ids_another_effect():
+    _, after, _ = halves()
+    _, other, _ = halves([Change(AT, "concept")])
+    np.testing.assert_array_equal(other.ids, after.ids)
+    ids, salt = np.arange(100_000), np.uint64(2**64 - 7)
+    hashes = [planted._effects(ids, salt, np.full(len(ids), n)) for n in range(3)]
+    np.testing.assert_array_equal(hashes[0], planted._hash(ids, salt))
+    for first, second in ((0, 1), (1, 2)):
+        kept = np.mean(hashes[first] == hashes[second])
+        assert kept == pytest.approx(0.5, abs=0.01)
+    assert np.mean(hashes[0] == hashes[2]) == pytest.approx(0.25, abs=0.01)
+    mixed = planted._effects(ids, salt, ids % 3)
+    np.testing.assert_array_equal(mixed, np.choose(ids % 3, hashes))
+
+
+def test_probabilities_are_true_after_changes():
+    changes = [
+        *(Change(at, "concept") for at in (120_000, 110_000)),
+        Change(50_000, "popularity"),
+    ]
+    stream = DemoStream(100_000, 60_000, changes=changes)
+    labels, truth = joined(stream, "test").labels, stream.probabilities("test")
+    for part in np.array_split(np.argsort(truth), 10):
+        error = np.sqrt(np.mean(truth[part] * (1 - truth[part])) / len(part))
+        assert abs(labels[part].mean() - truth[part].mean()) < 4 * error
+    assert stream.bayes().auc == roc_auc_score(labels, truth)
+    reordered = DemoStream(100_000, 60_000, changes=changes[::-1])
+    assert_same(joined(reordered, "test"), joined(stream, "test"))
 
 
 def test_bayes_auc_of_labels_of_one_kind_is_undefined():
@@ -212,6 +283,10 @@ def test_a_linear_model_learns_most_of_it(default, train, test):
         ({"seed": -1}, "seed is -1, must be an integer of at least 0"),
         ({"lifetime": 1}, "lifetime is 1, must be None or between 2 and"),
         ({"lifetime": 1 << 31}, "lifetime is 2147483648"),
+        ({"changes": [(0, "concept")]}, r"changes\[0\].at is 0, must be an integer"),
+        ({"changes": [(9,)]}, r"changes\[0\] is \(9,\), must be a Change"),
+        ({"changes": [9]}, r"changes\[0\] is 9, must be a Change"),
+        ({"changes": [(9, "taste")]}, r"changes\[0\].kind is 'taste', must be one"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

@@ -97,9 +97,9 @@ def test_probe_needs_all_words_to_match():
         (lambda p, f: pk.gather_chunks(p[None], f, 4), ValueError, "flat"),
         (lambda p, f: pk.gather_chunks(p, f.astype(float), 4), TypeError, "int32"),
         (
-            lambda p, f: pk.gather_chunks(p, f, 4, implementation="triton"),
+            lambda p, f: pk.gather_chunks(p, f, 4, implementation="mosaic_gpu"),
             NotImplementedError,
-            "'triton'",
+            "'mosaic_gpu'",
         ),
         (lambda p, f: pk.scatter_chunks(p, f[:1], p), ValueError, r"\(1,\)"),
         (

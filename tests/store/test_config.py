@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import optax
@@ -37,6 +38,7 @@ OPTIMIZERS = {
         ("headroom", 1.0, ValueError, "headroom"),
         ("hysteresis", -0.1, ValueError, "hysteresis"),
         ("fallback", "none", ValueError, "'zero' or 'shared', got 'none'"),
+        ("utility_scale", "p99", ValueError, "'none' or 'p95', got 'p99'"),
         ("scorer", "fiited", TypeError, "scorer"),
         ("half_life", "long", TypeError, "'long'"),
         ("headroom", None, TypeError, "None"),
@@ -142,6 +144,47 @@ def test_from_budget_names_what_is_wrong(fields, words):
     arguments = {"budget": "1MiB", "embedding_dim": 16, "chunk_dim": 4, **fields}
     with pytest.raises(ValueError, match=words):
         fj.EmbeddingConfig.from_budget(**arguments, optimizer=OPTIMIZERS["sgd"])
+
+
+@pytest.mark.parametrize("id_bits", [32, 64])
+@pytest.mark.parametrize("chunk_dim", [1, 4, 16])
+def test_wide_starts_come_when_they_bring_frames(chunk_dim, id_bits):
+    optimizer = fj.rowwise_adagrad(0.1)
+
+    def sizes(num_bytes):
+        config = fj.EmbeddingConfig.from_budget(
+            num_bytes,
+            embedding_dim=16,
+            chunk_dim=chunk_dim,
+            optimizer=optimizer,
+            id_bits=id_bits,
+            frames_per_entry=1.0,
+        )
+        taken = fj.predict_memory(config, optimizer).all_in_bytes
+        assert 0.95 * num_bytes <= taken <= num_bytes
+        return config.num_entries, config.num_frames, config.start_dtype.itemsize
+
+    each = 10 + (id_bits == 64) * 4 + 4 * chunk_dim + 4
+    budgets = range(int(0.9 * each) << 16, int(1.5 * each) << 16, each << 12)
+    found = [sizes(num_bytes) for num_bytes in budgets]
+    assert {(frames > 1 << 16, width) for _, frames, width in found} == {
+        *((False, 2), (True, 4))
+    }
+    for (entries, frames, _), (more, more_frames, _) in itertools.pairwise(found):
+        assert more_frames >= frames
+        assert more >= 0.8 * entries  # two bytes of ten
+    assert all(0.8 < frames / entries < 1.01 for entries, frames, _ in found)
+
+
+def test_as_many_entries_as_one_device_can_rank():
+    fields = {"embedding_dim": 64, "chunk_dim": 1, "optimizer": fj.rowwise_adagrad(0.1)}
+    config = fj.EmbeddingConfig.from_budget("8GiB", **fields)
+    assert config.num_entries == ((1 << 31) - 1) // 64 // 32 * 32
+    assert fj.predict_memory(config, fields["optimizer"]).all_in_bytes > 0.95 * (
+        8 << 30
+    )
+    with pytest.raises(ValueError, match="budget must be smaller with chunk_dim=1"):
+        fj.EmbeddingConfig.from_budget("64GiB", **fields)
 
 
 def test_store_refuses_an_optimizer_that_was_not_counted():

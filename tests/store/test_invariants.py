@@ -11,7 +11,12 @@ from helpers import make_store
 
 @pytest.fixture
 def store_and_state():
-    store = make_store(initial_chunks=2)
+    return used()
+
+
+def used(**fields):
+    """A store that has seen some ids."""
+    store = make_store(initial_chunks=2, **fields)
     state = store.init(jax.random.key(0))
     state, _, _ = store.admit(state, np.arange(20, dtype=np.int32), tables=1)
     store.check_invariants(state)
@@ -45,7 +50,6 @@ BREAKS = {
     "two_owners": ("pages", "start", put(39, first_used), "39 has 2"),
     "lost_frames": ("arena", "idle", lambda a: a + 1, "idle must count"),
     "far_frame": ("pages", "start", put(40, first_used), "got 41"),
-    "null_frame_owned": ("pages", "start", put(-1, first_used), "got -1"),
     "next_frame": ("arena", "next_frame", lambda a: a + 100, "next_frame"),
     "run_without_start": ("pages", "start", put(0, first_used), "if and only if"),
     "run_without_chunks": ("pages", "extent", put(0, first_used), "if and only if"),
@@ -67,6 +71,13 @@ def test_a_broken_state_is_told(store_and_state, name):
     else:
         broken = edit(state, part, field, change)
     with pytest.raises(ValueError, match=words):
+        store.check_invariants(broken)
+
+
+def test_a_run_before_the_pool_is_told():
+    store, state = used(num_frames=(1 << 16) + 1)  # fewer have no sign
+    broken = edit(state, "pages", "start", put(-1, first_used))
+    with pytest.raises(ValueError, match="got -1"):
         store.check_invariants(broken)
 
 

@@ -68,10 +68,11 @@ def test_prune_temporaries_are_of_the_order_of_the_state():
         ({"id_bits": 64}, 16),
         ({"id_bits": 32, "ranking": "chunks"}, 18),
         ({"id_bits": 32, "num_tables": 256}, 13),
+        ({"id_bits": 32, "num_frames": 1 << 16}, 10),
     ],
 )
 def test_an_entry_takes_so_many_bytes(fields, num_bytes):
-    store = make_store(**fields)
+    store = make_store(**{"num_frames": (1 << 16) + 1, **fields})
     report = store.memory_report(store.init(jax.random.key(0)))
     assert report.bytes_per_entry == store.config.entry_bytes == num_bytes
 

@@ -124,6 +124,7 @@ def test_large_values_of_dense_tables_stay_finite():
     np.testing.assert_allclose(got, table, rtol=2.0**-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fallback", ["zero", "shared"])
 def test_a_store_of_16_bits_learns_what_one_of_32_does(fallback):
     fields = {"num_shared": 3, "fallback": fallback} if fallback == "shared" else {}

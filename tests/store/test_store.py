@@ -192,6 +192,7 @@ def test_a_table_out_of_range_fails_and_is_counted():
     store.check_invariants(state)
 
 
+@pytest.mark.slow
 def test_prune_keeps_headroom_and_hysteresis_keeps_still():
     config = make_config(num_frames=101, headroom=0.2, initial_chunks=4)
     assert config.target_frames == 80
@@ -302,6 +303,7 @@ def test_low_precision_gradients_are_summed_in_float32():
     assert float(store.lookup(state, ids[:1])[0, 0]) == -512.0
 
 
+@pytest.mark.slow
 def test_wide_mode_does_not_change_the_dtypes_of_the_state():
     store = make_store()
     with jax.enable_x64(True):
@@ -332,6 +334,20 @@ def test_ids_of_32_bits_store_no_high_word_and_wider_ones_fail():
     assert (int(info.admitted), int(info.misses), int(info.failed)) == (2, 2, 1)
     np.testing.assert_array_equal(np.asarray(handle.entries) >= 0, [1, 0, 1, 0])
     assert state.pages.key_high is None
+    store.check_invariants(state)
+
+
+@pytest.mark.parametrize("num_frames", [1 << 16, (1 << 16) + 1])
+def test_the_last_frame_of_a_full_pool_is_found(num_frames):
+    store = make_store(
+        embedding_dim=1, chunk_dim=1, num_entries=1 << 17, num_frames=num_frames
+    )
+    run, state = jitted(store), store.init(jax.random.key(0))
+    ids = jnp.arange(num_frames + 100, dtype=jnp.int32)
+    state, handle, info = run.admit(state, ids)
+    assert int(info.frames_used) == num_frames - 1
+    assert np.count_nonzero(store.gather(state, handle)) == num_frames - 1
+    state, _ = run.prune(state)
     store.check_invariants(state)
 
 

@@ -141,6 +141,7 @@ def frames_by_table(floors, times):
     return [use.frames for use in uses], float(info.threshold)
 
 
+@pytest.mark.slow
 def test_every_table_gets_its_floor_first():
     times = (9, 1, 2, 3)
     frames, open_threshold = frames_by_table(None, times)
@@ -155,6 +156,7 @@ def test_every_table_gets_its_floor_first():
     assert frames == [20, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_pinned_keys_come_before_floors():
     store = make_store(
         table_floors=(0.0, 0.5, 0.5, 0.0), num_frames=21, headroom=0.0, hysteresis=0.0
@@ -167,6 +169,7 @@ def test_pinned_keys_come_before_floors():
     assert [use.frames for use in store.memory_report(state).tables] == [8, 10, 2, 0]
 
 
+@pytest.mark.slow
 def test_the_filter_guards_what_a_floor_keeps():
     store = make_store(
         num_entries=32,

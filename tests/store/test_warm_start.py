@@ -199,6 +199,7 @@ def test_codes_of_ties_and_close_calls_keep_what_is_kept(alpha):
     )
 
 
+@pytest.mark.slow
 @BOTH
 def test_training_goes_on_as_if_the_store_had_learned_the_values(ranking):
     """Learned by one step of SGD from zeros, the values are exact too."""

@@ -1,0 +1,80 @@
+"""What is compiled: every operation by every implementation, at a named shape."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import api
+
+__all__ = ["CASES", "Case"]
+
+_NUM_FRAMES = 1 << 20
+_CHUNK_DIM = 16
+_NUM_LOOKUPS = 1 << 12
+_NUM_WAYS = 32
+
+
+class Case(NamedTuple):
+    """A function and what it is compiled for.
+
+    Attributes:
+      function: to be jitted.
+      arguments: shapes and dtypes, a tuple of pytrees of `jax.ShapeDtypeStruct`.
+      donate: numbers of the arguments that are updated in place.
+      kernel: name of the kernel that must be in the compiled code, `None` for none.
+      platform: the only one it is meant for, `None` for all.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    donate: tuple[int, ...] = ()
+    kernel: str | None = None
+    platform: Literal["gpu", "tpu"] | None = None
+
+
+def _of(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+_POOL = _of(_NUM_FRAMES * _CHUNK_DIM // 128, 128, dtype=jnp.float32)
+_FRAMES = _of(_NUM_LOOKUPS)
+_CHUNKS = _of(_NUM_LOOKUPS, _CHUNK_DIM, dtype=jnp.float32)
+_WORD = _of(_NUM_FRAMES, dtype=jnp.uint32)
+_QUERY = _of(_NUM_LOOKUPS, dtype=jnp.uint32)
+
+
+def _gather_chunks(implementation: api.Implementation) -> Callable[..., jax.Array]:
+    return functools.partial(
+        api.gather_chunks, chunk_dim=_CHUNK_DIM, implementation=implementation
+    )
+
+
+def _probe(word: jax.Array, query: jax.Array, buckets: jax.Array) -> jax.Array:
+    return api.probe_page_table((word,), (query,), buckets, _NUM_WAYS)
+
+
+CASES = {
+    "gather_chunks/xla": Case(_gather_chunks("xla"), (_POOL, _FRAMES)),
+    "gather_chunks/mosaic_tpu": Case(
+        _gather_chunks("mosaic_tpu"), (_POOL, _FRAMES), (), "gather_chunks", "tpu"
+    ),
+    "gather_chunks/triton": Case(
+        _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "gpu"
+    ),
+    "gather_runs/xla": Case(
+        functools.partial(api.gather_runs, chunk_dim=_CHUNK_DIM, num_chunks=4),
+        (_POOL, _FRAMES, _FRAMES),
+    ),
+    "scatter_chunks/xla": Case(
+        api.scatter_chunks, (_POOL, _FRAMES, _CHUNKS), donate=(0,)
+    ),
+    "probe_page_table/xla": Case(_probe, (_WORD, _QUERY, _FRAMES)),
+}
+"""The operations, named `operation/implementation`.
+
+Pools of 2^20 frames of 16 float32, page tables of 2^20 entries in buckets of 32, and
+2^12 lookups.
+"""

@@ -1,0 +1,175 @@
+"""The kernels of `gather_chunks`, interpreted, against the reference."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+import pallas_kernels as pk
+from pallas_kernels import mosaic_tpu, triton
+
+RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
+
+
+@pytest.fixture(autouse=True)
+def no_races(capfd):
+    """A race is no error of the interpreter: it is printed."""
+    yield
+    assert "race" not in capfd.readouterr().out.lower()
+
+
+def make_pool(chunk_dim, dtype=np.float32):
+    """A pool of 512 values of which none but those of the null frame are zero."""
+    rng = np.random.default_rng(chunk_dim)
+    pool = (1 + rng.integers(0, 1000, (4, 128))).astype(dtype)
+    pool.reshape(-1)[:chunk_dim] = 0
+    return jnp.asarray(pool)
+
+
+def make_frames(shape, chunk_dim, null_share=0.3):
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 512 // chunk_dim, shape)
+    return jnp.asarray(np.where(rng.random(shape) < null_share, 0, frames), jnp.int32)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Interpretation is slow by the row: more blocks of fewer rows."""
+    monkeypatch.setattr(mosaic_tpu, "_BLOCK", 16)
+    monkeypatch.setattr(mosaic_tpu, "_IN_FLIGHT", 4)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 6), (32,), (0,), (3, 0)])
+@pytest.mark.parametrize("chunk_dim", [1, 16, 128])
+def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape, small_blocks):
+    pool, frames = make_pool(chunk_dim), make_frames(shape, chunk_dim)
+    read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.parametrize("null_share", [0.0, 1.0])
+def test_mosaic_tpu_with_all_frames_and_none(null_share, dtype, small_blocks):
+    pool, frames = make_pool(4, dtype), make_frames((20,), 4, null_share)
+    read = mosaic_tpu.gather_chunks(pool, frames, 4, interpret=RACES)
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 4))
+
+
+@pytest.mark.parametrize("shape", [(5,), (7, 400), (2, 3, 50), (0,), (3, 0)])
+@pytest.mark.parametrize("chunk_dim", [1, 2, 16, 128])
+def test_triton_reads_what_the_reference_reads(chunk_dim, shape):
+    pool, frames = make_pool(chunk_dim), make_frames(shape, chunk_dim)
+    read = triton.gather_chunks(pool, frames, chunk_dim, interpret=True)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.uint16, np.int32])
+def test_triton_copies_other_dtypes(dtype):
+    pool, frames = make_pool(8, dtype), make_frames((60,), 8)
+    read = triton.gather_chunks(pool, frames, 8, interpret=True)
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 8))
+
+
+def test_mosaic_tpu_in_blocks_of_their_real_size():
+    pool, frames = make_pool(16), make_frames((300,), 16)
+    read = mosaic_tpu.gather_chunks(pool, frames, 16, interpret=RACES)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 16))
+
+
+@pytest.mark.parametrize("kernels", [mosaic_tpu, triton])
+def test_a_null_frame_is_zeros(kernels, small_blocks):
+    pool = make_pool(4).at[0, :4].set(np.nan)
+    interpret = RACES if kernels is mosaic_tpu else True
+    read = kernels.gather_chunks(pool, jnp.zeros(9, jnp.int32), 4, interpret=interpret)
+    np.testing.assert_array_equal(read, np.zeros((9, 4)))
+
+
+def test_mosaic_tpu_copies_nothing_for_a_null_frame(small_blocks, monkeypatch):
+    far = 1 << 20  # a copy from there is an error
+    monkeypatch.setattr(mosaic_tpu, "NULL_FRAME", far)
+    pool, frames = make_pool(4), make_frames((20,), 4, 0.0)
+    read = mosaic_tpu.gather_chunks(pool, frames.at[::3].set(far), 4, interpret=RACES)
+    expected = pk.gather_chunks(pool, frames, 4).at[::3].set(0)
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("implementation", ["mosaic_tpu", "triton"])
+def test_the_gradient_is_that_of_the_reference(
+    implementation, small_blocks, monkeypatch
+):
+    kernels = mosaic_tpu if implementation == "mosaic_tpu" else triton
+    interpret = RACES if implementation == "mosaic_tpu" else True
+    monkeypatch.setattr(
+        kernels,
+        "gather_chunks",
+        functools.partial(kernels.gather_chunks, interpret=interpret),
+    )
+    pool, frames = make_pool(4), make_frames((3, 6), 4)
+    weights = jnp.arange(72.0).reshape(3, 6, 4)
+
+    def loss(pool, implementation):
+        read = pk.gather_chunks(pool, frames, 4, implementation=implementation)
+        return jnp.sum(read * weights)
+
+    value, grad = jax.value_and_grad(loss)(pool, implementation)
+    expected, expected_grad = jax.value_and_grad(loss)(pool, "xla")
+    assert value == expected
+    np.testing.assert_array_equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "chip"),
+    [
+        ("mosaic_tpu", AbstractDevice("TPU v6 lite", 1, "tpu")),
+        ("triton", AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")),
+    ],
+)
+def test_it_lowers_for_its_platform(implementation, chip):
+    def gather(pool, frames):
+        return pk.gather_chunks(pool, frames, 16, implementation=implementation)
+
+    pool, frames = make_pool(16), make_frames((300,), 16)
+    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=chip)):
+        traced = jax.jit(gather).trace(pool, frames)
+        text = traced.lower(lowering_platforms=(chip.platform,)).as_text()
+    assert "gather_chunks" in text
+
+
+@pytest.mark.parametrize(
+    ("implementation", "pool", "chunk_dim", "words"),
+    [
+        ("mosaic_tpu", jnp.zeros(512), 4, r"lines of 128 values, got shape \(512,\)"),
+        (
+            "mosaic_tpu",
+            jnp.zeros((4, 24)),
+            8,
+            r"lines of 128 values, got shape \(4, 24",
+        ),
+        ("mosaic_tpu", jnp.zeros((4, 128), jnp.bfloat16), 4, "32-bit.*bfloat16"),
+        ("triton", jnp.zeros((4, 24)), 24, "power of 2, got 24"),
+        ("triton", jnp.zeros((4, 128), jnp.complex64), 4, "integers.*got complex64"),
+        ("mosaic_gpu", jnp.zeros(512), 4, "'mosaic_gpu' is not available"),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_refused(implementation, pool, chunk_dim, words):
+    with pytest.raises(NotImplementedError, match=words):
+        pk.gather_chunks(
+            pool, jnp.zeros(3, jnp.int32), chunk_dim, implementation=implementation
+        )
+
+
+@pytest.mark.parametrize(
+    ("kernels", "num_lines", "num_frames"),
+    [(triton, 1 << 24, 3), (triton, 4, 1 << 24), (mosaic_tpu, 1 << 24, 3)],
+)
+def test_what_int32_does_not_number_is_refused(kernels, num_lines, num_frames):
+    pool = jax.ShapeDtypeStruct((num_lines, 128), jnp.float32)
+    frames = jax.ShapeDtypeStruct((num_frames,), jnp.int32)
+    with pytest.raises(NotImplementedError, match="fewer than 2"):
+        jax.eval_shape(lambda p, f: kernels.gather_chunks(p, f, 128), pool, frames)
