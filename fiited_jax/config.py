@@ -18,10 +18,9 @@ from .sizes import (
 )
 from .sparse_optim import SlotSpec, SparseOptimizer
 
-__all__ = ["MOST_RANKED_CHUNKS", "EmbeddingConfig"]
+__all__ = ["EmbeddingConfig"]
 
-MOST_RANKED_CHUNKS = 32
-"""Chunks of a vector with ranking "chunks": an extent has a bit for each."""
+_MOST_RANKED_CHUNKS = 32  # with ranking "chunks": an extent has a bit for each
 
 _INDEX_LIMIT = 1 << 31  # int32 indices
 _WORD_BYTES = 4
@@ -155,9 +154,9 @@ class EmbeddingConfig:
                 f"initial_chunks must be at most embedding_dim / chunk_dim = "
                 f"{self.num_chunks}, got {self.initial_chunks}"
             )
-        if self.ranking == "chunks" and self.num_chunks > MOST_RANKED_CHUNKS:
+        if self.ranking == "chunks" and self.num_chunks > _MOST_RANKED_CHUNKS:
             raise ValueError(
-                f"embedding_dim / chunk_dim must be at most {MOST_RANKED_CHUNKS} with "
+                f"embedding_dim / chunk_dim must be at most {_MOST_RANKED_CHUNKS} with "
                 f"ranking='chunks', got {self.num_chunks}"
             )
         is_shared = self.fallback == "shared"

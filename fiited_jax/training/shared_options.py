@@ -9,11 +9,14 @@ import tyro
 
 from ..checks import check_int
 from ..config import EmbeddingConfig
+from ..methods import STORE_OPTIONS
 from ..scorers import SCORERS
 from ..sparse_optim import rowwise_adagrad
 
 __all__ = ["SharedOptions", "optional"]
 
+# Of what stores read, a name and the schedule of the trainer.
+_NOT_OF_STORE = {"scorer", "prune_interval", "prune_warmup"}
 _AMPLE = "1GiB"  # a budget for which vectors are not too long
 
 
@@ -120,25 +123,12 @@ class SharedOptions:
 
     def _check_store(self) -> None:
         """Let the store refuse what it cannot do, whatever the budget."""
+        fields = {"embedding_dim", *STORE_OPTIONS} - _NOT_OF_STORE
         EmbeddingConfig.from_budget(
             _AMPLE,
             optimizer=rowwise_adagrad(1.0),
             scorer=SCORERS[self.scorer](),
-            **{
-                name: getattr(self, name)
-                for name in (
-                    "embedding_dim",
-                    "chunk_dim",
-                    "ranking",
-                    "length_alpha",
-                    "half_life",
-                    "frames_per_entry",
-                    "filter_share",
-                    "fallback",
-                    "shared_share",
-                    "value_dtype",
-                )
-            },
+            **{name: getattr(self, name) for name in fields},
         )
 
     def split_fraction(self) -> float:
