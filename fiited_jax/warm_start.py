@@ -26,6 +26,7 @@ from .extent import first_chunks, present_chunks
 from .keys import Keys
 from .page_table import buckets_of
 from .pruning import choose_extents
+from .row_numbers import entries_of_rows
 from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool, EmbeddingState, FrameArena, PageTable
 from .store import EmbeddingStore
@@ -169,12 +170,16 @@ def from_dense(
 
 
 def _place(rows: Rows, config: EmbeddingConfig) -> tuple[Rows, np.ndarray]:
-    """Choose the rows that get an entry: the best W of each bucket.
+    """Choose the rows that get an entry: the best W of each bucket, or all.
 
     Returns:
       Those rows, in their order, and their entries `i32[n]`: the ways that `admit`
       would give them.
     """
+    if config.table_sizes is not None:
+        return rows, np.asarray(
+            entries_of_rows(rows.low, rows.table, config.table_sizes)
+        )
     hash_rows = jax.jit(buckets_of, static_argnums=2)
     buckets = np.asarray(
         hash_rows(Keys(rows.low, rows.high), rows.table, config.num_buckets)
@@ -200,17 +205,21 @@ def _fill_pages(
     pages: PageTable, entries: np.ndarray, rows: Rows, config: EmbeddingConfig
 ) -> PageTable:
     """Write entries, `i32[n]`, of an empty page table, with all of their chunks."""
-    key_high = pages.key_high
+    key_low, key_high, owner = pages.key_low, pages.key_high, pages.owner
+    if key_low is not None:
+        key_low = key_low.at[entries].set(rows.low)
     if key_high is not None:
         key_high = key_high.at[entries].set(rows.high)
+    if owner is not None:
+        owner = owner.at[entries].set((rows.table + 1).astype(owner.dtype))
     codes = encode(jnp.asarray(rows.utility), jnp.uint32(_NEAREST))
     per_entry = pages.utility.reshape(-1, config.num_utilities)
     everything = first_chunks(jnp.int32(config.num_chunks), config)
     return dataclasses.replace(
         pages,
-        key_low=pages.key_low.at[entries].set(rows.low),
+        key_low=key_low,
         key_high=key_high,
-        owner=pages.owner.at[entries].set((rows.table + 1).astype(pages.owner.dtype)),
+        owner=owner,
         extent=pages.extent.at[entries].set(everything),
         utility=per_entry.at[entries].set(codes).reshape(-1),
     )

@@ -139,6 +139,7 @@ def test_it_reads_the_options_that_are_said(name):
         "fallback": "shared",
         "shared_share": 0.1,
         "value_dtype": "bfloat16",
+        "page_table": "hashed",
     }
     assert others.keys() == STORE_OPTIONS - {"prune_interval", "prune_warmup"}
     read = options_read(name)

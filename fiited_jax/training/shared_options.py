@@ -16,7 +16,7 @@ from ..sparse_optim import rowwise_adagrad
 __all__ = ["SharedOptions", "optional"]
 
 # Of what stores read, a name and the schedule of the trainer.
-_NOT_OF_STORE = {"scorer", "prune_interval", "prune_warmup"}
+_NOT_OF_STORE = {"scorer", "prune_interval", "prune_warmup", "page_table"}
 _AMPLE = "1GiB"  # a budget for which vectors are not too long
 
 
@@ -51,14 +51,17 @@ class SharedOptions:
         the first quarter of the warm-up, then a quarter, and half from its middle on.
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key, while there are more keys
-        than entries. By default one with ranking lengths, half of the chunks with
-        ranking chunks.
+        than entries. By default half of the chunks with ranking chunks; with ranking
+        lengths two where that still tracks half of the ids, else one.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
       fallback: what ids read where they have no values: zero, or vectors that they
         share with others, in a part of the budget.
       shared_share: that part, with fallback shared.
       value_dtype: how method fiited stores values; bfloat16 halves their bytes.
+      page_table: of method fiited: hashed tracks the ids that are worth most, of any
+        number; rows gives every id of the training split an entry, numbered as for the
+        methods with a row per id; auto takes rows where they leave a chunk for each.
       test_fraction: share of the data that is the test split: the last rows, with avazu
         the last days, with movielens random ratings. By default 0.1 for movielens,
         otherwise 0.2.
@@ -83,7 +86,8 @@ class SharedOptions:
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"
     shared_share: float = 0.5
-    value_dtype: Literal["float32", "bfloat16"] = "float32"
+    value_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    page_table: Literal["auto", "hashed", "rows"] = "auto"
     test_fraction: Annotated[float | None, optional("FLOAT")] = None
 
     def __post_init__(self) -> None:
