@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 
 from . import scorers
-from .budget import INDEX_LIMIT, fit_config
+from .budget import INDEX_LIMIT, Needs, Shares, fill
 from .checks import check_choice, check_int, check_number, check_share
 from .scorers import Scorer
-from .sizes import SHORT_FRAMES, parse_bytes
+from .sizes import SHORT_FRAMES, FrameKind, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
 
 __all__ = ["EmbeddingConfig"]
@@ -389,15 +389,24 @@ class EmbeddingConfig:
             check_int("num_ids", num_ids, 1)
         if frames_per_entry is not None:
             check_number("frames_per_entry", frames_per_entry, 1e-3, probe.num_chunks)
-        return fit_config(
-            num_bytes,
-            probe,
-            specs,
-            frames_per_entry=frames_per_entry,
+        longest = max(probe.table_dims or (embedding_dim,)) // chunk_dim
+        needs = Needs(
+            kind=FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs),
+            num_chunks=probe.num_chunks,
+            most_chunks=longest / (1 - probe.headroom),
+            is_ranked_by_length=probe.ranking == "lengths",
+            num_ways=num_ways,
+            num_rows=None if sizes is None else probe.num_entries,
             num_ids=num_ids,
-            filter_share=filter_share,
-            shared_share=shared_share,
+            entry_bytes=lambda frames: (
+                dataclasses.replace(probe, num_frames=frames).entry_bytes
+            ),
         )
+        shares = Shares(
+            filter_share, shared_share if is_shared else None, frames_per_entry
+        )
+        filled = fill(num_bytes, needs, shares)
+        return dataclasses.replace(probe, budgeted_slots=specs, **filled._asdict())
 
 
 def _least_entries(num_ways: Any, table_sizes: Any) -> int:

@@ -8,9 +8,9 @@ from flax import nnx
 
 from ..checks import BudgetError
 from ..config import EmbeddingConfig
-from ..keys import keys_from_int64
 from ..nn.nnx import PagedEmbed
 from .base import Embed, Method, Request, required_budget
+from .id_words import id_words
 
 __all__ = ["BARE", "WAITING", "fiited", "store_method"]
 
@@ -68,7 +68,7 @@ def store_method(request: Request, **rules: Any) -> Method:
     return Method(
         request.embedding_dim,
         _maker(request, config),
-        keys_from_int64,
+        id_words(request.vocabulary).encode,
         prunes=True,
     )
 
@@ -104,7 +104,7 @@ def _config(request: Request, **rules: Any) -> EmbeddingConfig:
         "num_tables": request.num_tables,
         "num_ids": request.vocabulary.num_pairs,
         # Wider ids than those of the training split are unknown: they read zeros.
-        "id_bits": request.vocabulary.id_bits,
+        "id_bits": id_words(request.vocabulary).bits,
         "initial_scale": request.initial_scale,
         "scorer": request.scorer,
         "ranking": request.ranking,
