@@ -373,7 +373,10 @@ class EmbeddingConfig:
                     raise ValueError(
                         f"{name} must be None with table_sizes, got {value}"
                     )
-            check_number("filter_share", filter_share, 0, 0)
+            if filter_share:
+                raise ValueError(
+                    f"filter_share must be 0 with table_sizes, got {filter_share}"
+                )
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(
             embedding_dim=embedding_dim,

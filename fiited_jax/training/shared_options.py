@@ -123,6 +123,12 @@ class SharedOptions:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
+        for name in ("frames_per_entry", "filter_share"):
+            if self.page_table == "rows" and getattr(self, name):
+                raise ValueError(
+                    f"{name} must not be given with page_table=rows, where every id "
+                    f"has an entry; got {getattr(self, name)}"
+                )
         self._check_store()
 
     def _check_store(self) -> None:
