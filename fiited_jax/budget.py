@@ -17,7 +17,6 @@ _FIXED_BYTES = 7 * 4
 # A page table this much larger than its keys evicts few of them.
 _ENTRIES_PER_ID = 1.1
 _MOST_PER_NEED = 4
-_LONGER = 2  # frames per entry
 
 
 class Needs(NamedTuple):
@@ -27,7 +26,6 @@ class Needs(NamedTuple):
       kind: of the frames.
       num_chunks: K, chunks per vector.
       most_chunks: frames that an entry can use, what is left free for new ones counted.
-      is_ranked_by_length: with `ranking="lengths"`.
       num_ways: W, entries per bucket.
       num_rows: entries that there must be, `None` if buckets of them are to be filled.
       num_ids: keys that there can be, `None` if that is not known.
@@ -37,7 +35,6 @@ class Needs(NamedTuple):
     kind: FrameKind
     num_chunks: int
     most_chunks: float
-    is_ranked_by_length: bool
     num_ways: int
     num_rows: int | None
     num_ids: int | None
@@ -50,12 +47,12 @@ class Shares(NamedTuple):
     Attributes:
       filter: share of an admission filter.
       shared: share of the shared pool, `None` without one.
-      frames_per_entry: mean frames per tracked key, `None` for what is usual.
+      frames_per_entry: mean frames per tracked key.
     """
 
     filter: float
     shared: float | None
-    frames_per_entry: float | None
+    frames_per_entry: float
 
 
 class Sizes(NamedTuple):
@@ -115,7 +112,7 @@ def fill(num_bytes: int, needs: Needs, shares: Shares) -> Sizes:
     if num_rows is not None:
         num_entries, num_frames = num_rows, _fit_frames(left, num_rows, needs)
     else:
-        num_entries, num_frames = _divide(left, needs, shares.frames_per_entry)
+        num_entries, num_frames = _fit_sizes(left, needs, shares.frames_per_entry)
     if num_frames >= INDEX_LIMIT:
         raise BudgetError(
             f"budget must be smaller with chunk_dim={kind.chunk_dim}: one device "
@@ -135,22 +132,6 @@ def _fit_frames(num_bytes: int, num_rows: int, needs: Needs) -> int:
     if num_frames == SHORT_FRAMES:
         num_frames = max(num_frames, most_beside(SHORT_FRAMES + 1))
     return min(num_frames, math.ceil(num_rows * needs.most_chunks) + 2)
-
-
-def _divide(
-    num_bytes: int, needs: Needs, frames_per_entry: float | None
-) -> tuple[int, int]:
-    """Return how many entries and frames there shall be; see `_fit_sizes`."""
-    if frames_per_entry is not None:
-        return _fit_sizes(num_bytes, needs, frames_per_entry)
-    if not needs.is_ranked_by_length:
-        return _fit_sizes(num_bytes, needs, max(needs.num_chunks / 2, 1))
-    # With an entry for half of the ids, the others are rare: length is worth more.
-    if needs.num_ids is not None and needs.num_chunks > 1:
-        longer = _fit_sizes(num_bytes, needs, _LONGER)
-        if longer[0] >= needs.num_ids / 2:
-            return longer
-    return _fit_sizes(num_bytes, needs, 1)
 
 
 def _fit_sizes(

@@ -316,9 +316,8 @@ class EmbeddingConfig:
           chunk_dim: C, values per chunk.
           optimizer: whose state is counted, from `fj.sparse` and kin.
           frames_per_entry: about the mean frames per tracked key, 0.001 to K, while
-            there are more keys than entries. `None` is half of the K chunks with
-            `ranking="chunks"`; with `"lengths"` two where that still is an entry for
-            half of `num_ids`, else one. Not with `table_sizes`.
+            there are more keys than entries; `None` is one with `ranking="lengths"`,
+            and half of the K chunks with `"chunks"`. Not with `table_sizes`.
           num_ids: keys that there can be, if that is known: no more entries are made
             than they need. Not with `table_sizes`.
           filter_share: share of the budget for an admission filter, see
@@ -390,14 +389,15 @@ class EmbeddingConfig:
         specs = optimizer.slot_specs(chunk_dim)
         if num_ids is not None:
             check_int("num_ids", num_ids, 1)
-        if frames_per_entry is not None:
-            check_number("frames_per_entry", frames_per_entry, 1e-3, probe.num_chunks)
+        if frames_per_entry is None:  # many short vectors beat fewer long ones
+            by_chunks = probe.ranking == "chunks"
+            frames_per_entry = max(probe.num_chunks / 2, 1) if by_chunks else 1.0
+        check_number("frames_per_entry", frames_per_entry, 1e-3, probe.num_chunks)
         longest = max(probe.table_dims or (embedding_dim,)) // chunk_dim
         needs = Needs(
             kind=FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs),
             num_chunks=probe.num_chunks,
             most_chunks=longest / (1 - probe.headroom),
-            is_ranked_by_length=probe.ranking == "lengths",
             num_ways=num_ways,
             num_rows=None if sizes is None else probe.num_entries,
             num_ids=num_ids,

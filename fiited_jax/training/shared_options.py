@@ -51,8 +51,8 @@ class SharedOptions:
         the first quarter of the warm-up, then a quarter, and half from its middle on.
       half_life: steps in which an untouched utility halves.
       frames_per_entry: frames of the pool per tracked key, while there are more keys
-        than entries. By default half of the chunks with ranking chunks; with ranking
-        lengths two where that still tracks half of the ids, else one.
+        than entries. By default one with ranking lengths, half of the chunks with
+        ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
       fallback: what ids read where they have no values: zero, or vectors that they

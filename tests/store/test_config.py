@@ -219,25 +219,3 @@ def test_store_refuses_things_that_are_no_optimizer():
                 )
             ),
         )
-
-
-def test_vectors_are_longer_where_half_of_the_ids_have_an_entry():
-    def sizes(num_ids, **fields):
-        config = fj.EmbeddingConfig.from_budget(
-            "1MiB",
-            embedding_dim=16,
-            chunk_dim=1,
-            optimizer=OPTIMIZERS["adagrad"],
-            num_ids=num_ids,
-            **fields,
-        )
-        return config.num_entries, config.num_frames
-
-    one, two = sizes(10**6, frames_per_entry=1.0), sizes(10**6, frames_per_entry=2.0)
-    assert one[0] > two[0]
-    assert sizes(None) == sizes(10**6) == one
-    assert sizes(2 * two[0]) == two
-    assert sizes(2 * two[0] + 1) == one
-    assert sizes(2 * two[0], frames_per_entry=1.0) == one
-    by_chunks = sizes(2 * two[0], ranking="chunks")
-    assert by_chunks == sizes(2 * two[0], ranking="chunks", frames_per_entry=8.0)
