@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from . import reference
+from .reference import NULL_FRAME, Arrays, Update
 from .windows import num_windows
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "gather_runs",
     "probe_page_table",
     "scatter_chunks",
+    "update_chunks",
 ]
 
 Implementation = Literal["xla", "mosaic_tpu", "triton"]
@@ -169,6 +171,81 @@ def scatter_chunks(
         )
     num_windows(pool, chunks.shape[-1])
     return reference.scatter_chunks(pool, frames, chunks)
+
+
+def update_chunks(
+    arrays: Arrays,
+    frames: jax.Array,
+    operands: Arrays,
+    update: Update,
+    widths: tuple[int, ...],
+    *,
+    implementation: Implementation | None = None,
+) -> tuple[Arrays, jax.Array]:
+    """Read chunks of several arrays, work out new ones, and write them in their place.
+
+    One pass over values and optimizer state of the frames that a batch touches; nothing
+    else of the arrays is read or written.
+
+    Args:
+      arrays: each `[P * w]` flat or `[L, l]` lines with `l` a multiple of its width w;
+        donate them.
+      frames: `i32[n]`, distinct but for `NULL_FRAME`; `NULL_FRAME`, negative and too
+        large numbers write nothing.
+      operands: what else the update needs, each `[n, k]` or a scalar.
+      update: `update(windows, operands) -> windows, accepts`, of windows `[m, w]` per
+        array, the m rows of the operands that belong to them, and `bool[m, 1]`: what is
+        not accepted is left as it is. Traced, with any m; each row by itself, no arrays
+        but its arguments.
+      widths: w per array, values per frame.
+      implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits and one
+        width that divides 128, on a TPU; `"triton"` for widths that are powers of 2, on
+        an NVIDIA GPU. Both have been compiled for such chips and not yet run on any, so
+        `None` chooses `"xla"`.
+
+    Returns:
+      The arrays, in place where the caller donates them; and `bool[n]`, what was
+      accepted, of frames that are not written too.
+
+    Raises:
+      ValueError: on shapes that do not fit.
+      TypeError: on frame numbers that are not int32.
+      NotImplementedError: on an implementation that is not there or cannot do this.
+
+    >>> def descend(windows, operands):
+    ...     new = windows[0] - 0.5 * operands[0]
+    ...     return (new,), jnp.all(jnp.isfinite(new), axis=-1, keepdims=True)
+    >>> update_chunks(
+    ...     (jnp.zeros(6),), jnp.array([2, 0]), (jnp.ones((2, 2)),), descend, (2,))
+    ((Array([ 0. ,  0. ,  0. ,  0. , -0.5, -0.5], dtype=float32),), \
+Array([ True,  True], dtype=bool))
+    """
+    _check_implementation(implementation, "mosaic_tpu", "triton")
+    _check_int32("frames", frames)
+    if frames.ndim != 1:
+        raise ValueError(f"frames must have shape (n,), got {frames.shape}")
+    if len(arrays) != len(widths) or not arrays:
+        raise ValueError(
+            f"widths must have one number per array, got {len(widths)} for "
+            f"{len(arrays)} arrays"
+        )
+    counts = {
+        num_windows(array, width) for array, width in zip(arrays, widths, strict=True)
+    }
+    for operand in operands:
+        if operand.ndim and operand.shape[:-1] != frames.shape:
+            raise ValueError(
+                f"operands must have shape ({frames.size}, k) or (), got "
+                f"{operand.shape}"
+            )
+    if implementation in (None, "xla"):
+        return reference.update_chunks(arrays, frames, operands, update, widths)
+    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
+    if implementation == "triton":
+        from .triton import update_chunks as step
+    else:
+        from .mosaic_tpu import update_chunks as step
+    return step(arrays, frames, operands, update, widths)
 
 
 def probe_page_table(
