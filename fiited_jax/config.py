@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Hashable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+from pallas_kernels import Implementation
 
 from . import scorers
 from .budget import INDEX_LIMIT, Needs, Shares, fill
@@ -73,6 +75,9 @@ class EmbeddingConfig:
       headroom: share of the frames that `prune_step` leaves free for new entries.
       hysteresis: `prune_step` moves nothing unless at least this share of the frames in
         use would change owner, or as many are to be granted or idle.
+      kernels: which implementation of `pallas_kernels` reads and steps frames:
+        `"xla"`; `"triton"` on NVIDIA GPUs, `"mosaic_tpu"` on TPUs, which raise
+        `NotImplementedError` for sizes and dtypes that they cannot do; `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -108,6 +113,7 @@ class EmbeddingConfig:
     initial_scale: float = 0.01
     headroom: float = 0.02
     hysteresis: float = 0.01
+    kernels: Implementation | None = None
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +130,8 @@ class EmbeddingConfig:
         check_choice("utility_scale", self.utility_scale, ("none", "p95"))
         check_choice("fallback", self.fallback, ("zero", "shared"))
         check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
+        if self.kernels is not None:
+            check_choice("kernels", self.kernels, get_args(Implementation))
         check_number("length_alpha", self.length_alpha, 0, 8)
         check_number("half_life", self.half_life, 1e-6, 1e30)
         check_number("initial_scale", self.initial_scale, 0, 1e30)

@@ -193,7 +193,9 @@ class EmbeddingStore:
             frames = frames_of_entries(state.pages, handle.entries, self.config)
             frames = fallback_frames(handle, frames, self.config)
             # Null frames hold zeros: one of the two is read.
-            chunks += read_values(state.shared, frames, self.config.chunk_dim)
+            chunks += read_values(
+                state.shared, frames, self.config.chunk_dim, self.config.kernels
+            )
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
     def lookup(

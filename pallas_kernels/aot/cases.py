@@ -63,7 +63,9 @@ def _adagrad(
     sums += grads * grads
     values -= rate * grads / (jnp.sqrt(sums) + 1e-10)
     is_sound = jnp.isfinite(values) & jnp.isfinite(sums)
-    return (values, sums), jnp.all(is_sound, axis=-1, keepdims=True)
+    # Not `jnp.all`, which Triton does not lower.
+    accepts = jnp.min(jnp.where(is_sound, 1.0, 0.0), axis=-1, keepdims=True) > 0
+    return (values, sums), accepts
 
 
 def _update(implementation: api.Implementation) -> Callable[..., Any]:
