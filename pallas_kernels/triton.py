@@ -194,7 +194,7 @@ def _update_block(
         return jnp.broadcast_to(mask[:, None], (block, width))
 
     given = tuple(
-        plgpu.load(operand.at[0])
+        plgpu.load(operand.at[jnp.int32(0)])
         if width is None
         else plgpu.load(
             operand.at[places(row, width)], mask=spread(exists, width), other=0
