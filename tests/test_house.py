@@ -29,7 +29,7 @@ LAYERS = [
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},
     {"store"},
-    {"nn", "warm_start"},
+    {"chip_cases", "nn", "warm_start"},
     {"models", "methods", "data"},
     {"training"},
     {"comparison"},

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import math
 import sys
 
 import jax
@@ -16,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile and print; the exit status is 1 if something does not compile."""
+    """Compile and print; the exit status is 1 if something is not as it should be."""
     parser = argparse.ArgumentParser(
         prog="python -m pallas_kernels.aot",
         description="Compile for an accelerator that is not there.",
@@ -27,6 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME",
         help="operation, operation/implementation, or module:function, a function of "
         "your own that returns a pallas_kernels.aot.Case; by default all operations",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        metavar="SHARE",
+        help="end with status 1 also if temporaries take more than this share of the "
+        "largest argument, such as 0.05",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     options = parser.parse_args(arguments)
@@ -44,7 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"compiled for {options.target}, jax {jax.__version__}; nothing was run")
         for name, result in told.items():
             print(f"{name:26} {_describe(result)}")
-    return int(any(result.error is not None for result in told.values()))
+    limit = math.inf if options.limit is None else options.limit
+    return int(
+        any(
+            result.error is not None or result.temporary_share > limit
+            for result in told.values()
+        )
+    )
 
 
 def _find(name: str | None, platform: str) -> dict[str, Case]:
