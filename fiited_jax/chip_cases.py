@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pallas_kernels import Implementation
 from pallas_kernels.aot import Case
+from pallas_kernels.api import Implementation
 
 from .config import EmbeddingConfig
 from .scorers import grad_norm

@@ -11,12 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from pallas_kernels import (
-    Implementation,
-    gather_chunks,
-    scatter_chunks,
-    update_chunks,
-)
+from pallas_kernels import gather_chunks, scatter_chunks, update_chunks
+from pallas_kernels.api import Implementation
 
 from .keys import Keys, hash_words
 from .precision import from_stored, round_nearest, round_stochastic, to_stored

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pallas_kernels import Implementation
+from pallas_kernels.api import Implementation
 
 from . import scorers
 from .budget import INDEX_LIMIT, Needs, Shares, fill

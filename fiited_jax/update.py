@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels import Implementation, gather_windows, scatter_windows
+from pallas_kernels import gather_windows, scatter_windows
+from pallas_kernels.api import Implementation
 
 from .bidding import find_leaders
 from .chunk_pool import read_values, update_frames

@@ -4,7 +4,6 @@ The package knows nothing of embeddings or optimizers. `api` validates and
 dispatches, `reference` is pure `jax.numpy` and always there.
 """
 
-from .api import Implementation as Implementation
 from .api import gather_chunks as gather_chunks
 from .api import gather_runs as gather_runs
 from .api import probe_page_table as probe_page_table
@@ -20,7 +19,6 @@ from .windows import scatter_windows as scatter_windows
 __all__ = [
     "NO_WAY",
     "NULL_FRAME",
-    "Implementation",
     "exchange_windows",
     "gather_chunks",
     "gather_runs",
