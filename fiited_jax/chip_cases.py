@@ -6,12 +6,13 @@ Admission, gather and update of 2^12 lookups in a store of 2^20 frames of 16 flo
 with Adagrad: what a training step does beside the dense model.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from pallas_kernels.aot import Case
-from pallas_kernels.api import Implementation
 
 from .config import EmbeddingConfig
 from .scorers import grad_norm
@@ -40,7 +41,7 @@ def mosaic_tpu_step() -> Case:
     return _step_case("mosaic_tpu")
 
 
-def _step_case(kernels: Implementation) -> Case:
+def _step_case(kernels: Literal["xla", "mosaic_tpu", "triton"]) -> Case:
     config = EmbeddingConfig(
         embedding_dim=_CHUNK_DIM * _NUM_CHUNKS,
         chunk_dim=_CHUNK_DIM,

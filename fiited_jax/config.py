@@ -2,11 +2,9 @@
 
 import dataclasses
 from collections.abc import Hashable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
-
-from pallas_kernels.api import Implementation
 
 from . import scorers
 from .budget import INDEX_LIMIT, Needs, Shares, fill
@@ -113,7 +111,7 @@ class EmbeddingConfig:
     initial_scale: float = 0.01
     headroom: float = 0.02
     hysteresis: float = 0.01
-    kernels: Implementation | None = None
+    kernels: Literal["xla", "mosaic_tpu", "triton"] | None = None
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +129,7 @@ class EmbeddingConfig:
         check_choice("fallback", self.fallback, ("zero", "shared"))
         check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
         if self.kernels is not None:
-            check_choice("kernels", self.kernels, get_args(Implementation))
+            check_choice("kernels", self.kernels, ("xla", "mosaic_tpu", "triton"))
         check_number("length_alpha", self.length_alpha, 0, 8)
         check_number("half_life", self.half_life, 1e-6, 1e30)
         check_number("initial_scale", self.initial_scale, 0, 1e30)

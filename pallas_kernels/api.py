@@ -19,7 +19,7 @@ __all__ = [
     "update_chunks",
 ]
 
-Implementation = Literal["xla", "mosaic_tpu", "triton"]
+Implementation = Literal["xla", "mosaic_tpu", "sparsecore", "triton"]
 
 
 def gather_chunks(
@@ -37,9 +37,10 @@ def gather_chunks(
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
       implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
-        a TPU; `"triton"` for a C that is a power of 2 on an NVIDIA GPU. Both have been
-        compiled for such chips and not yet run on any, so `None` chooses `"xla"`. They
-        do not lower for other platforms, nor under `jax.vmap` on a TPU.
+        a TPU, and `"sparsecore"` on one with SparseCores; `"triton"` for a C that is a
+        power of 2 on an NVIDIA GPU. They have been compiled for such chips and not yet
+        run on any, so `None` chooses `"xla"`. They do not lower for other platforms,
+        nor under `jax.vmap` on a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -54,7 +55,7 @@ def gather_chunks(
     Array([[3., 4.],
            [0., 0.]], dtype=float32)
     """
-    _check_implementation(implementation, "mosaic_tpu", "triton")
+    _check_implementation(implementation, "mosaic_tpu", "sparsecore", "triton")
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
     if implementation in (None, "xla"):
@@ -69,6 +70,8 @@ def _gather_by_kernel(
     # Not at the top: JAX may drop one of them, and the others must still be there.
     if implementation == "triton":
         from .triton import gather_chunks as gather
+    elif implementation == "sparsecore":
+        from .sparsecore import gather_chunks as gather
     else:
         from .mosaic_tpu import gather_chunks as gather
     return gather(pool, frames, chunk_dim)

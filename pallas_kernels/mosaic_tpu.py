@@ -13,11 +13,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from .lines import LANES, check_lines
 from .reference import NULL_FRAME, Arrays, Update
 
 __all__ = ["gather_chunks", "update_chunks"]
 
-_LANES = 128
 _BLOCK = 256  # frames per grid step
 _IN_FLIGHT = 16  # copies of lines; a divisor of the block
 
@@ -39,7 +39,7 @@ def gather_chunks(
     Raises:
       NotImplementedError: on a pool that is not made of such lines.
     """
-    _check("a pool", pool)
+    check_lines("mosaic_tpu", "a pool", pool)
     flat = frames.reshape(-1)
     num_blocks = -(-flat.size // _BLOCK)
     if not num_blocks:
@@ -57,7 +57,7 @@ def gather_chunks(
         ],
         out_specs=pl.BlockSpec((_BLOCK, chunk_dim), lambda block: (block, 0)),
         scratch_shapes=[
-            pltpu.VMEM((_BLOCK, _LANES), pool.dtype),
+            pltpu.VMEM((_BLOCK, LANES), pool.dtype),
             pltpu.SemaphoreType.DMA((_IN_FLIGHT,)),
         ],
         interpret=interpret,
@@ -79,7 +79,7 @@ def _gather_block(
       arrivals: a semaphore per copy in flight.
       chunk_dim: C.
     """
-    per_line = jnp.int32(_LANES // chunk_dim)
+    per_line = jnp.int32(LANES // chunk_dim)
 
     def copy_of(row: Any) -> Any:
         return pltpu.make_async_copy(
@@ -100,9 +100,9 @@ def _gather_block(
         def _() -> None:
             copy_of(row).wait()
             line = lines[pl.ds(row, 1), :]
-            if chunk_dim < _LANES:  # its chunk to the first lanes
+            if chunk_dim < LANES:  # its chunk to the first lanes
                 first = frame % per_line * chunk_dim
-                line = pltpu.roll(line, (_LANES - first) % _LANES, 1)
+                line = pltpu.roll(line, (LANES - first) % LANES, 1)
             chunks[pl.ds(row, 1), :] = line[:, :chunk_dim]
 
         @pl.when(frame == NULL_FRAME)
@@ -151,7 +151,7 @@ def update_chunks(
     """
     chunk_dim = widths[0]
     for array, width in zip(arrays, widths, strict=True):
-        _check("arrays", array)
+        check_lines("mosaic_tpu", "arrays", array)
         if width != chunk_dim:
             raise NotImplementedError(
                 "implementation='mosaic_tpu' needs one width of all arrays: a line is "
@@ -168,7 +168,7 @@ def update_chunks(
         jnp.pad(operand[order], padding) if operand.ndim else operand[None]
         for operand in operands
     ]
-    lines = ordered * chunk_dim // _LANES
+    lines = ordered * chunk_dim // LANES
     by_block = jnp.where(ordered == NULL_FRAME, -1, lines).reshape(-1, _BLOCK)
     before = jnp.pad(by_block[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     begins = ((by_block != before) & (by_block >= 0)).astype(jnp.int32)
@@ -201,8 +201,8 @@ def update_chunks(
             pl.BlockSpec((_BLOCK, 1), lambda block: (block, 0)),
         ],
         scratch_shapes=[
-            *(pltpu.VMEM((_BLOCK, _LANES), array.dtype) for array in arrays),
-            *(pltpu.VMEM((_BLOCK, _LANES), array.dtype) for array in arrays),
+            *(pltpu.VMEM((_BLOCK, LANES), array.dtype) for array in arrays),
+            *(pltpu.VMEM((_BLOCK, LANES), array.dtype) for array in arrays),
             pltpu.SemaphoreType.DMA((len(arrays),)),
         ],
         input_output_aliases={first + number: number for number in range(len(arrays))},
@@ -236,7 +236,7 @@ def _update_block(
       update: of rows.
       num_rows: how many operands there are.
     """
-    per_line = jnp.int32(_LANES // chunk_dim)
+    per_line = jnp.int32(LANES // chunk_dim)
     rows, refs = refs[:num_rows], refs[num_rows:]
     num_arrays = (len(refs) - 2) // 4
     # What comes is what is written: a line of the block before is read as it left it.
@@ -265,7 +265,7 @@ def _update_block(
     def unpack(row: Any, _: None) -> None:
         @pl.when(frames[row] != NULL_FRAME)
         def _() -> None:
-            shift = (_LANES - frames[row] % per_line * chunk_dim) % _LANES
+            shift = (LANES - frames[row] % per_line * chunk_dim) % LANES
             for lines, own in zip(held, chunks, strict=True):
                 line = lines[pl.ds(slots[row], 1), :]
                 own[pl.ds(row, 1), :] = pltpu.roll(line, shift, 1)
@@ -273,13 +273,13 @@ def _update_block(
         @pl.when(frames[row] == NULL_FRAME)
         def _() -> None:
             for own in chunks:
-                own[pl.ds(row, 1), :] = jnp.zeros((1, _LANES), own.dtype)
+                own[pl.ds(row, 1), :] = jnp.zeros((1, LANES), own.dtype)
 
     def pack(row: Any, _: None) -> None:
         @pl.when(frames[row] != NULL_FRAME)
         def _() -> None:
             first = frames[row] % per_line * chunk_dim
-            lanes = lax.broadcasted_iota(jnp.int32, (1, _LANES), 1)
+            lanes = lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
             is_own = (lanes >= first) & (lanes < first + chunk_dim)
             is_own &= accepted[pl.ds(row, 1), :] > 0
             for lines, own in zip(held, chunks, strict=True):
@@ -299,22 +299,3 @@ def _update_block(
     lax.fori_loop(0, _BLOCK, pack, None)
     for_lines("start", back=True)
     for_lines("wait", back=True)
-
-
-def _check(name: str, array: jax.Array) -> None:
-    """Refuse what does not lie in whole lines."""
-    if array.ndim != 2 or array.shape[1] != _LANES:
-        raise NotImplementedError(
-            f"implementation='mosaic_tpu' needs {name} of lines of {_LANES} values, "
-            f"got shape {array.shape}"
-        )
-    if array.dtype.itemsize != 4:
-        raise NotImplementedError(
-            f"implementation='mosaic_tpu' needs {name} of 32-bit values: two lines of "
-            f"shorter ones share a row of memory; got {array.dtype}"
-        )
-    if array.size >= 1 << 31:
-        raise NotImplementedError(
-            f"implementation='mosaic_tpu' needs {name} of fewer than 2^31 values, got "
-            f"shape {array.shape}"
-        )

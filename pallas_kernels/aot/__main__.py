@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         device = open_target(options.target)
-        cases = _find(options.op, device.platform)
+        cases = _find(options.op, options.target, device.platform)
     except (ValueError, TargetError) as error:
         parser.error(str(error))
     told = {name: compile_for(case, device) for name, case in cases.items()}
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
 
 
-def _find(name: str | None, platform: str) -> dict[str, Case]:
-    """Return the cases of a name; of several those that are meant for the platform."""
+def _find(name: str | None, target: str, platform: str) -> dict[str, Case]:
+    """Return the cases of a name; of several those that are meant for the chip."""
     if name is not None and ":" in name:
         return {name: _own_case(name)}
     if name in CASES:
@@ -70,7 +70,9 @@ def _find(name: str | None, platform: str) -> dict[str, Case]:
     found = {
         key: case
         for key, case in CASES.items()
-        if name in (None, key.split("/")[0]) and case.platform in (None, platform)
+        if name in (None, key.split("/")[0])
+        and case.platform in (None, platform)
+        and (case.targets is None or target in case.targets)
     }
     if not found:
         raise ValueError(f"op must be one of {', '.join(CASES)}, got {name!r}")

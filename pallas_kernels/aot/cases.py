@@ -26,6 +26,7 @@ class Case(NamedTuple):
       donate: numbers of the arguments that are updated in place.
       kernel: name of the kernel that must be in the compiled code, `None` for none.
       platform: the only one it is meant for, `None` for all.
+      targets: the only chips of it that it is meant for, `None` for all.
     """
 
     function: Callable[..., Any]
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     donate: tuple[int, ...] = ()
     kernel: str | None = None
     platform: Literal["gpu", "tpu"] | None = None
+    targets: tuple[str, ...] | None = None
 
 
 def _of(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -94,6 +96,14 @@ CASES = {
     "gather_chunks/xla": Case(_gather_chunks("xla"), (_POOL, _FRAMES)),
     "gather_chunks/mosaic_tpu": Case(
         _gather_chunks("mosaic_tpu"), (_POOL, _FRAMES), (), "gather_chunks", "tpu"
+    ),
+    "gather_chunks/sparsecore": Case(
+        _gather_chunks("sparsecore"),
+        (_POOL, _FRAMES),
+        (),
+        "gather_chunks",
+        "tpu",
+        ("v5p", "v6e"),
     ),
     "gather_chunks/triton": Case(
         _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "gpu"

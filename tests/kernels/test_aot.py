@@ -24,13 +24,18 @@ def test_every_operation_compiles_without_a_temporary_of_the_order_of_the_pool(t
     done = run("--target", target, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     cases = json.loads(done.stdout)["cases"]
-    assert cases.keys() == {k for k, c in aot.CASES.items() if c.platform != "gpu"}
+    meant = {k for k, c in aot.CASES.items() if c.platform != "gpu"}
+    if target == "v5e":  # it has no SparseCores
+        meant.remove("gather_chunks/sparsecore")
+    assert cases.keys() == meant
     for name, case in cases.items():
         assert case["temporary_share"] < 0.05, name
         assert case["argument_bytes"] > 1 << 20, name
     for name in ("gather_chunks", "update_chunks"):
         assert cases[f"{name}/mosaic_tpu"]["kernels"] == [name]
         assert cases[f"{name}/xla"]["kernels"] == []
+    if target != "v5e":
+        assert cases["gather_chunks/sparsecore"]["kernels"] == ["gather_chunks"]
     for name in ("xla", "mosaic_tpu"):  # in place, values and optimizer state
         assert cases[f"update_chunks/{name}"]["aliased_bytes"] == 1 << 27
     assert cases["scatter_chunks/xla"]["aliased_bytes"] == 1 << 26  # in place
