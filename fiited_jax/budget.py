@@ -28,6 +28,7 @@ class Needs(NamedTuple):
       most_chunks: frames that an entry can use, what is left free for new ones counted.
       num_ways: W, entries per bucket.
       num_rows: entries that there must be, `None` if buckets of them are to be filled.
+      most_frames: frames that these can use, counted alike.
       num_ids: keys that there can be, `None` if that is not known.
       entry_bytes: bytes per entry, given the number of frames.
     """
@@ -37,6 +38,7 @@ class Needs(NamedTuple):
     most_chunks: float
     num_ways: int
     num_rows: int | None
+    most_frames: int
     num_ids: int | None
     entry_bytes: Callable[[int], int]
 
@@ -76,7 +78,7 @@ def fill(num_bytes: int, needs: Needs, shares: Shares) -> Sizes:
       The sizes.
 
     Raises:
-      BudgetError: on too small a budget, and on one of 2^31 frames or more.
+      BudgetError: on a budget that is too small, or holds 2^31 frames or more.
     """
     kind, num_rows = needs.kind, needs.num_rows
 
@@ -131,7 +133,7 @@ def _fit_frames(num_bytes: int, num_rows: int, needs: Needs) -> int:
     num_frames = min(most_beside(SHORT_FRAMES), SHORT_FRAMES)
     if num_frames == SHORT_FRAMES:
         num_frames = max(num_frames, most_beside(SHORT_FRAMES + 1))
-    return min(num_frames, math.ceil(num_rows * needs.most_chunks) + 2)
+    return min(num_frames, needs.most_frames)
 
 
 def _fit_sizes(

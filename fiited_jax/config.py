@@ -1,6 +1,7 @@
 """The static description of an embedding store."""
 
 import dataclasses
+import math
 from collections.abc import Hashable
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class EmbeddingConfig:
         state is not rounded.
       id_bits: 32 or 64; with 32, ids of `fj.Keys` with a high word are not admitted.
       num_ways: W, entries per bucket of the page table; of no meaning with
-        `table_sizes`, as are `id_bits`.
+        `table_sizes`, as is `id_bits`.
       scorer: `score(stats) -> f32[N, U]`, see `fiited_jax.scorers`.
       ranking: `"lengths"`: an entry has one utility, and the priority of its chunk j
         is `utility / (j + 1) ** length_alpha`, so vectors are prefixes of their chunks;
@@ -75,7 +76,9 @@ class EmbeddingConfig:
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames:
         `"xla"`; `"triton"` on NVIDIA GPUs, `"mosaic_tpu"` on TPUs, which raise
-        `NotImplementedError` for sizes and dtypes that they cannot do; `None` chooses.
+        `NotImplementedError` for sizes, dtypes and optimizers that they cannot do: the
+        latter all with a scalar per frame. They refuse schedules that read arrays.
+        `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -250,6 +253,14 @@ class EmbeddingConfig:
         count = self.num_chunks // self.num_utilities
         return tuple((chunk + 1) ** -self.length_alpha for chunk in range(count))
 
+    def _row_chunks(self) -> int:
+        """Chunks of all rows of `table_sizes`."""
+        sizes = self.table_sizes or ()
+        return sum(
+            size * self.dim_of(table) // self.chunk_dim
+            for table, size in enumerate(sizes)
+        )
+
     @property
     def floor_frames(self) -> tuple[int, ...]:
         """Frames that the best chunks of each table get first."""
@@ -335,7 +346,8 @@ class EmbeddingConfig:
 
         Returns:
           A config whose state takes at most `budget` bytes, and at least 95 % of it
-          from 1 MiB up, unless `num_ids` keys do not need so much.
+          from 1 MiB up, unless `num_ids` keys or all rows of `table_sizes` do not need
+          so much, or what is left would not pay for longer starts of all rows.
 
         Raises:
           BudgetError: a ValueError, on a budget too small for one bucket, or all rows
@@ -406,6 +418,7 @@ class EmbeddingConfig:
             most_chunks=longest / (1 - probe.headroom),
             num_ways=num_ways,
             num_rows=None if sizes is None else probe.num_entries,
+            most_frames=math.ceil(probe._row_chunks() / (1 - probe.headroom)) + 2,
             num_ids=num_ids,
             entry_bytes=lambda frames: (
                 dataclasses.replace(probe, num_frames=frames).entry_bytes

@@ -10,9 +10,7 @@ import numpy as np
 from .chunk_pool import read_frames
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
-from .keys import Keys
 from .page_table import NO_TABLE, buckets_of, read_keys
-from .row_numbers import entries_of_rows
 from .state import NULL_FRAME, EmbeddingState
 from .table_rules import allowed_chunks
 from .utility import MAX_UTILITY, PINNED, decode
@@ -43,7 +41,7 @@ class _View(NamedTuple):
 
     keys: Any  # u32[M]
     tables: Any  # i32[M]
-    home: Any  # i32[M], where each key belongs, see `_home_of`
+    home: Any  # i32[M], the bucket each key belongs to; None with `table_sizes`
     extent: Any  # [M]
     start: Any  # i32[M] or u16[M]
     frames: Any  # i32[M, K]
@@ -60,7 +58,11 @@ def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
     return _View(
         keys=keys,
         tables=tables,
-        home=_home_of(keys, tables, config),
+        home=(
+            buckets_of(keys, tables, config.num_buckets)
+            if config.table_sizes is None
+            else None
+        ),
         extent=pages.extent,
         start=pages.start,
         frames=frames_of_entries(pages, entries, config),
@@ -72,13 +74,6 @@ def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
             if pool is not None
         ],
     )
-
-
-def _home_of(keys: Keys, tables: jax.Array, config: EmbeddingConfig) -> jax.Array:
-    """Return the bucket of each key, or with `table_sizes` the entry of its row."""
-    if config.table_sizes is None:
-        return buckets_of(keys, tables, config.num_buckets)
-    return entries_of_rows(keys.low, tables, config.table_sizes)
 
 
 def _check_frames(state: EmbeddingState, view: _View, config: EmbeddingConfig) -> None:
@@ -146,8 +141,9 @@ def _check_keys(view: _View, config: EmbeddingConfig) -> None:
             f"no key may be tracked twice; id words ({low}, {high}) of table "
             f"{owner} are"
         )
-    per_home = config.num_ways if config.table_sizes is None else 1
-    astray = tracked & (view.home != np.arange(len(table)) // per_home)
+    if view.home is None:  # entries are of rows, which says what their keys are
+        return
+    astray = tracked & (view.home != np.arange(len(table)) // config.num_ways)
     if np.any(astray):
         entry = int(np.argmax(astray))
         raise ValueError(

@@ -21,7 +21,7 @@ from pallas_kernels import (
 from .bidding import bid, find_leaders, lanes_of_rows, rank_of
 from .config import EmbeddingConfig
 from .keys import Keys, hash_words
-from .row_numbers import entries_of_rows, rows_of_entries
+from .row_numbers import entries_of_rows, rows_of_entries, within_sizes
 from .state import FREE_ENTRY, NO_ENTRY, NULL_FRAME, PageTable
 from .utility import decode
 
@@ -140,7 +140,9 @@ def owns(
 ) -> jax.Array:
     """Tell whether entries still track the keys they were found for, `bool[N]`."""
     if pages.table_sizes is not None:  # an entry is its row's for good
-        return entries != NO_ENTRY
+        exists = within_sizes(keys.low, tables, pages.table_sizes) & (keys.high == 0)
+        rows = entries_of_rows(keys.low, tables, pages.table_sizes)
+        return exists & (entries == rows)
     at = jnp.maximum(entries, 0)
     same = entries != NO_ENTRY
     for word, wanted in zip(_words(pages), _query(pages, keys, tables), strict=True):

@@ -121,8 +121,7 @@ class EmbeddingState:
     Invariants, see `fiited_jax.invariants.check_invariants`:
       1. runs of tracked keys lie in `[1, next_frame)` and do not overlap; frames there
         that are in no run are counted by `idle`;
-      2. no key is tracked twice, and each lies in the bucket it hashes to, or in the
-         entry of its row;
+      2. no key is tracked twice, and each lies in the bucket it hashes to;
       3. a free entry has no run and no utility;
       4. no run is longer than the rules of its table allow;
       5. `decayed_at` is at most `step`, and `threshold` at least 0;

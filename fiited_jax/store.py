@@ -263,7 +263,8 @@ class EmbeddingStore:
         """Keep keys whatever they score: not evicted, and first in every ranking.
 
         A pinned key gets all its chunks at the next `prune_step`, while there are
-        frames. Only tracked keys can be pinned: admit the others first.
+        frames. Only tracked keys can be pinned, admit the others first; with
+        `config.table_sizes` all rows can.
 
         Args:
           state: the store's state; donate it.

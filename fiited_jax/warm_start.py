@@ -41,9 +41,10 @@ class FromDenseInfo(NamedTuple):
     """What of dense tables a store has room for.
 
     Attributes:
-      kept_keys: rows that have an entry, with chunks or without.
-      dropped_keys: rows that have none: their bucket is full of better ones.
-      empty_keys: rows that have an entry and no chunk.
+      kept_keys: rows that are tracked, with chunks or without.
+      dropped_keys: rows that are not: their bucket is full of better ones, or with
+        `table_sizes` they are worth nothing.
+      empty_keys: rows that are tracked and have no chunk.
       kept_chunks: chunks that have a frame.
       dropped_chunks: chunks that have none.
       kept_square: share of the tables' squared L2 norm that the kept chunks hold, 1
@@ -155,13 +156,16 @@ def from_dense(
     state = dataclasses.replace(
         state, threshold=threshold, pages=pages, pool=pool, arena=arena
     )
+    is_tracked = np.ones(len(entries), bool)
+    if config.table_sizes is not None:
+        is_tracked = (lengths > 0) | (rows.utility > 0).any(axis=1)
     num_given = sum(array.size for array in dense.values()) // config.chunk_dim
     num_dropped = num_given - num_chunks
     share = kept_square / total_square if total_square and num_dropped else 1.0
     info = FromDenseInfo(
-        kept_keys=len(entries),
-        dropped_keys=num_rows - len(entries),
-        empty_keys=int(np.count_nonzero(lengths == 0)),
+        kept_keys=int(is_tracked.sum()),
+        dropped_keys=num_rows - int(is_tracked.sum()),
+        empty_keys=int(np.count_nonzero(is_tracked & (lengths == 0))),
         kept_chunks=num_chunks,
         dropped_chunks=num_dropped,
         kept_square=min(share, 1.0),  # the two sums round differently

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import reference
 from .reference import NULL_FRAME, Arrays, Update
@@ -193,13 +194,13 @@ def update_chunks(
     Args:
       arrays: each `[P * w]` flat or `[L, l]` lines with `l` a multiple of its width w;
         donate them.
-      frames: `i32[n]`, distinct but for `NULL_FRAME`; `NULL_FRAME`, negative and too
-        large numbers write nothing.
-      operands: what else the update needs, each `[n, k]` or a scalar.
+      frames: `i32[n]`, distinct but for `NULL_FRAME`; `NULL_FRAME`, negative numbers
+        and those that one of the arrays does not have write nothing.
+      operands: what else the update needs, arrays, each `[n, k]` or a scalar `[]`.
       update: `update(windows, operands) -> windows, accepts`, of windows `[m, w]` per
         array, the m rows of the operands that belong to them, and `bool[m, 1]`: what is
         not accepted is left as it is. Traced, with any m; each row by itself, no arrays
-        but its arguments.
+        but its arguments. Not differentiated.
       widths: w per array, values per frame.
       implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits and one
         width that divides 128, on a TPU; `"triton"` for widths that are powers of 2, on
@@ -235,15 +236,18 @@ Array([ True,  True], dtype=bool))
     counts = {
         num_windows(array, width) for array, width in zip(arrays, widths, strict=True)
     }
-    for operand in operands:
+    for number, operand in enumerate(operands):
+        if not isinstance(operand, jax.Array | np.ndarray):
+            raise TypeError(f"operands[{number}] must be an array, got {operand!r}")
         if operand.ndim and operand.shape[:-1] != frames.shape:
             raise ValueError(
                 f"operands must have shape ({frames.size}, k) or (), got "
                 f"{operand.shape}"
             )
+    _check_update(update, arrays, widths, operands, frames.size)
+    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
     if implementation in (None, "xla"):
         return reference.update_chunks(arrays, frames, operands, update, widths)
-    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
     if implementation == "triton":
         from .triton import update_chunks as step
     else:
@@ -295,6 +299,33 @@ def probe_page_table(
                 f"dtype of their word {word.dtype}, got {query.dtype}{query.shape}"
             )
     return reference.probe_page_table(words, queries, buckets, num_ways)
+
+
+def _check_update(
+    update: Update,
+    arrays: Arrays,
+    widths: tuple[int, ...],
+    operands: Arrays,
+    num_rows: int,
+) -> None:
+    """Refuse an update that does not return what it was given, of other values."""
+    windows = tuple(
+        jax.ShapeDtypeStruct((num_rows, width), array.dtype)
+        for array, width in zip(arrays, widths, strict=True)
+    )
+    given = tuple(jax.ShapeDtypeStruct(one.shape, one.dtype) for one in operands)
+    returned, accepts = jax.eval_shape(update, windows, given)
+    shapes = [window.shape for window in returned]
+    if shapes != [window.shape for window in windows]:
+        raise ValueError(
+            f"update must return windows {[window.shape for window in windows]}, "
+            f"returned {shapes}"
+        )
+    if (accepts.shape, accepts.dtype) != ((num_rows, 1), jnp.bool_):
+        raise ValueError(
+            f"update must return accepts bool[{num_rows}, 1], returned "
+            f"{accepts.dtype}{list(accepts.shape)}"
+        )
 
 
 def _check_implementation(implementation: str | None, *more: str) -> None:

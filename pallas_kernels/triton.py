@@ -120,7 +120,8 @@ def update_chunks(
     for number, operand in enumerate(operands):
         if operand.ndim:
             _check(f"operands[{number}].shape[1]", operand.shape[1], operand)
-    widest = max(widths)
+    row_widths = [one.shape[1] if one.ndim else None for one in operands]
+    widest = max(*widths, *(width or 1 for width in row_widths))
     block = max(_VALUES // widest, 1)
     num_blocks = -(-frames.size // block)
     most = max(array.size for array in arrays)
@@ -143,7 +144,7 @@ def update_chunks(
             block=block,
             update=update,
             widths=widths,
-            row_widths=[o.shape[1] if o.ndim else None for o in operands],
+            row_widths=row_widths,
         ),
         out_shape=[
             *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in flat),
@@ -218,7 +219,7 @@ def _update_block(
 
 def _check(name: str, width: int, array: jax.Array) -> None:
     """Refuse widths and dtypes that Triton does not load."""
-    if width & (width - 1):
+    if width < 1 or width & (width - 1):
         raise NotImplementedError(
             f"implementation='triton' needs a {name} that is a power of 2, got {width}"
         )

@@ -347,10 +347,14 @@ def test_rows_are_taken_where_they_leave_a_frame_for_each():
     for options in ({"frames_per_entry": 2.0}, {"filter_share": 0.1}):
         assert entries_of(build("fiited", 2 * least, **options)).table_sizes is None
     assert entries_of(build("fiited", least, page_table="rows")).num_entries == num_ids
+    many = Vocabulary([np.arange(1 << 18)])  # more chunks than are numbered
+    sizes = {"embedding_dim": 1 << 13, "num_tables": 1}
+    assert entries_of(build("fiited", 10**7, known=many, **sizes)).table_sizes is None
     with pytest.raises(ValueError, match="an entry for each of 492 rows"):
         build("fiited", 2000, page_table="rows")
     ids = np.array([[3, 10, 3], [4, 3 + 7 * 79, -1]])
-    assert with_rows.encode(ids).tolist() == [[0, 1, 0], [-1, 79, -1]]
+    # Unknown ids are behind the last row, padding stays padding.
+    assert with_rows.encode(ids).tolist() == [[0, 1, 0], [400, 79, -1]]
     assert with_rows.encode(ids).dtype == np.int32
     assert known.rows(ids)[0].tolist() == [0, 401, 480]
 

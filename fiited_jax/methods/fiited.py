@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from ..checks import BudgetError
 from ..config import EmbeddingConfig
 from ..nn.nnx import PagedEmbed
 from .base import Embed, Method, Request, required_budget
@@ -31,8 +30,9 @@ def fiited(request: Request) -> Method:
     """Build the store.
 
     With `page_table="rows"` the ids of the training split are numbered, as they are for
-    the methods with a row per id, and unknown ids read zeros. `"auto"` does so where
-    that leaves a frame for every id, unless the request rules how many ids are tracked.
+    the methods with a row per id, and all others of a table are one unknown id.
+    `"auto"` does so where that leaves a frame for every id, unless the request rules
+    how many ids are tracked.
 
     Raises:
       ValueError: on a budget or sizes that the store refuses.
@@ -44,9 +44,9 @@ def fiited(request: Request) -> Method:
     if request.frames_per_entry is None and not request.filter_share:
         try:
             config = _rows_config(request)
-        except BudgetError:
+        except ValueError:  # too small a budget, or more rows than are numbered
             return store_method(request)
-        if config.num_frames > request.vocabulary.num_pairs:
+        if config.target_frames >= request.vocabulary.num_pairs:
             return _numbered(request, config)
     return store_method(request)
 
@@ -75,11 +75,13 @@ def store_method(request: Request, **rules: Any) -> Method:
 
 def _numbered(request: Request, config: EmbeddingConfig) -> Method:
     """Build a store with an entry for every id of the training split."""
-    first = np.cumsum((0, *config.table_sizes[:-1])) if config.table_sizes else 0
+    sizes = np.array(config.table_sizes)
+    first = np.cumsum(sizes) - sizes
 
     def encode(ids: np.ndarray) -> np.ndarray:
         rows = request.vocabulary.rows(ids)
-        return np.where(rows < 0, -1, rows - first).astype(np.int32)
+        unknown = np.where(ids < 0, -1, sizes)  # padding, and behind the last row
+        return np.where(rows < 0, unknown, rows - first).astype(np.int32)
 
     return Method(request.embedding_dim, _maker(request, config), encode, prunes=True)
 

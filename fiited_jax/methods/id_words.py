@@ -38,7 +38,10 @@ def id_words(vocabulary: Rows) -> IdWords:
     (32, Keys(low=array([[4294967295,          0]], dtype=uint32), \
 high=array([[0, 1]], dtype=uint32)))
     """
-    wide = {int(i) for ids in vocabulary.tables for i in np.unique(ids[ids >= _SHORT])}
+    # Tables are sorted: those that have a wide id end with it.
+    wide = {int(ids[-1]) for ids in vocabulary.tables if len(ids) and ids[-1] >= _SHORT}
+    wide |= {int(ids[-2]) for ids in vocabulary.tables if len(ids) > 1}
+    wide = {number for number in wide if number >= _SHORT}
     if len(wide) != 1:
         return IdWords(vocabulary.id_bits, keys_from_int64)
     (marker,) = wide

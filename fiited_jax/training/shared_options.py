@@ -61,7 +61,8 @@ class SharedOptions:
       value_dtype: how method fiited stores values; bfloat16 halves their bytes.
       page_table: of method fiited: hashed tracks the ids that are worth most, of any
         number; rows gives every id of the training split an entry, numbered as for the
-        methods with a row per id; auto takes rows where they leave a chunk for each.
+        methods with a row per id, and takes all others of a table for one; auto takes
+        rows where they leave a chunk for each.
       test_fraction: share of the data that is the test split: the last rows, with avazu
         the last days, with movielens random ratings. By default 0.1 for movielens,
         otherwise 0.2.

@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     options = parser.parse_args(arguments)
+    limit = math.inf if options.limit is None else options.limit
+    if not limit >= 0:
+        parser.error(f"limit must be at least 0, got {limit}")
     try:
         device = open_target(options.target)
         cases = _find(options.op, options.target, device.platform)
@@ -52,7 +55,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"compiled for {options.target}, jax {jax.__version__}; nothing was run")
         for name, result in told.items():
             print(f"{name:26} {_describe(result)}")
-    limit = math.inf if options.limit is None else options.limit
     return int(
         any(
             result.error is not None or result.temporary_share > limit

@@ -212,8 +212,18 @@ def test_a_store_trains_by_kernels_as_by_xla(
             state, info = store.apply_gradients(state, handle, grads)
             state, _ = store.prune_step(state)
         assert int(info.updated) >= 4
+        interpreted.clear()
         found.append(np.asarray(store.lookup(state, ids)))
-    assert {call[1] for call in interpreted} == {"gather_chunks", "update_chunks"}
+        reads = len(interpreted)
+        store.apply_gradients(state, handle, grads)
+        if name == "xla":
+            assert not interpreted
+            continue
+        # The pool and the shared pool, each by the kernels.
+        num_pools = 1 + (fallback == "shared")
+        names = [call[1] for call in interpreted]
+        assert names[:reads] == ["gather_chunks"] * num_pools
+        assert names.count("update_chunks") == num_pools
     assert np.count_nonzero(found[0]) > 20
     np.testing.assert_allclose(*found, **tolerance(3))
 
@@ -276,6 +286,7 @@ def test_what_a_kernel_cannot_do_is_refused(implementation, arrays, widths, word
         ({"widths": (5,)}, ValueError, "width=5"),
         ({"operands": (jnp.zeros((2, 4)),)}, ValueError, r"\(3, k\).*\(2, 4\)"),
         ({"arrays": (), "widths": ()}, ValueError, "got 0 for 0 arrays"),
+        ({"operands": (0.5,)}, TypeError, r"operands\[0\] must be an array, got 0.5"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, words):
@@ -302,6 +313,44 @@ def test_frames_out_of_range_write_nothing():
         arrays, jnp.zeros(5, jnp.int32), (grads, jnp.float32(0.1)), step, (16, 16)
     )
     np.testing.assert_array_equal(again, arrays[0])
+
+
+@pytest.mark.parametrize("kernels", ["xla", "triton", "mosaic_tpu"])
+def test_frames_that_one_array_does_not_have_write_nothing(
+    kernels, interpreted, small_blocks
+):
+    arrays = (jnp.ones((2, 128)), jnp.ones((1, 128)))
+    frames = jnp.int32([3, 9, -1, 16, 1 << 30])
+    got, _ = pk.update_chunks(
+        arrays,
+        frames,
+        (),
+        lambda windows, _: (
+            tuple(window + 1 for window in windows),
+            jnp.ones((windows[0].shape[0], 1), bool),
+        ),
+        (16, 16),
+        implementation=kernels,
+    )
+    for array, before in zip(got, arrays, strict=True):
+        written = np.any(np.asarray(array != before).reshape(-1, 16), axis=1)
+        assert np.flatnonzero(written).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        (lambda w, _: ((w[0][:, :2],), w[0][:, :1] > 0), r"windows \[\(3, 4\)\]"),
+        (lambda w, _: ((w[0], w[0]), w[0][:, :1] > 0), r"returned \[\(3, 4\), \(3"),
+        (lambda w, _: (w, w[0] > 0), r"bool\[3, 1\], returned bool\[3, 4\]"),
+        (lambda w, _: (w, w[0][:1, :1] > 0), r"returned bool\[1, 1\]"),
+        (lambda w, _: (w, w[0][:, 0] > 0), r"returned bool\[3\]"),
+        (lambda w, _: (w, w[0][:, :1]), r"returned float32\[3, 1\]"),
+    ],
+)
+def test_an_update_that_returns_something_else_is_refused(update, words):
+    with pytest.raises(ValueError, match=words):
+        pk.update_chunks((LINES,), jnp.zeros(3, jnp.int32), (), update, (4,))
 
 
 def test_kernels_of_a_config_are_named():

@@ -100,10 +100,49 @@ def test_rows_can_be_pinned():
     state, _ = run.apply(state, handle, jnp.ones((12, 8)))
     state, pinned = store.pin(state, np.array([3, 9], np.int32), tables=3)
     assert pinned.tolist() == [True, False]
+    store.check_invariants(state)
     state, _ = run.prune(state)
     store.check_invariants(state)
     vector = store.lookup(state, np.array([3], np.int32), tables=3)
     assert np.all(np.asarray(vector) != 0)
+
+
+def test_rows_can_be_pinned_before_they_come():
+    store = rows_store(num_frames=9, initial_chunks=0, headroom=0.0, hysteresis=0.0)
+    run, state = jitted(store), store.init(jax.random.key(0))
+    state, _, _ = run.admit(state, np.array([1], np.int32), tables=2)
+    state, pinned = store.pin(state, np.array([1, 2], np.int32), tables=2)
+    assert pinned.tolist() == [True, True]
+    state, info = run.prune(state)
+    assert int(info.granted) == 8
+    assert np.all(np.asarray(run.lookup(state, np.array([1, 2], np.int32), tables=2)))
+    store.check_invariants(state)
+
+
+def test_a_handle_of_another_store_is_stale():
+    by_row, hashed = rows_store(), make_store(OPTIMIZER, num_frames=100)
+    ids = np.array([2, 1, 0], np.int32)
+    _, handle, _ = hashed.admit(hashed.init(jax.random.key(0)), ids)
+    state = by_row.init(jax.random.key(0))
+    state, own, _ = by_row.admit(state, ids)
+    assert handle.entries.tolist() != own.entries.tolist()
+    state, info = by_row.apply_gradients(state, handle, jnp.ones((3, 8)))
+    assert (int(info.updated), int(info.stale)) == (0, 3)
+    state, info = by_row.apply_gradients(state, own, jnp.ones((3, 8)))
+    assert (int(info.updated), int(info.stale)) == (3, 0)
+
+
+def test_dense_rows_that_are_worth_nothing_are_not_kept():
+    config = make_config(
+        table_sizes=SIZES, num_entries=12, num_frames=5, headroom=0.0, length_alpha=0.0
+    )
+    table = np.zeros((5, 8), np.float32)
+    table[0], table[3, 0] = 1.0, 2.0
+    store, state, info = fj.from_dense(
+        {2: table}, config, OPTIMIZER, key=jax.random.key(0)
+    )
+    assert (info.kept_keys, info.dropped_keys, info.kept_chunks) == (2, 3, 4)
+    assert store.memory_report(state).tables[2].entries == 2
 
 
 def test_dense_tables_are_taken_in_row_by_row():
@@ -174,6 +213,11 @@ def test_a_budget_is_filled_around_the_rows(budget):
 def test_a_budget_holds_no_more_than_all_chunks_of_all_rows():
     config = budgeted("1GiB")
     assert 16 * 20_301 < config.target_frames < 16 * 20_301 + 3
+
+
+def test_short_tables_are_given_no_more_frames_than_they_use():
+    config = budgeted("64MiB", table_dims=(1, 16, 2, 16), headroom=0.0)
+    assert config.num_frames == 300 * 1 + 20_000 * 2 + 16 + 2
 
 
 def test_the_smallest_budget_is_told_and_works():
