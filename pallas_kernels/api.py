@@ -245,9 +245,9 @@ Array([ True,  True], dtype=bool))
                 f"{operand.shape}"
             )
     _check_update(update, arrays, widths, operands, frames.size)
-    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
     if implementation in (None, "xla"):
         return reference.update_chunks(arrays, frames, operands, update, widths)
+    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
     if implementation == "triton":
         from .triton import update_chunks as step
     else:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .windows import gather_windows, scatter_windows
+from .windows import gather_windows, num_windows, scatter_windows
 
 __all__ = [
     "NO_WAY",
@@ -99,7 +99,11 @@ def update_chunks(
         for array, width in zip(arrays, widths, strict=True)
     )
     windows, accepts = update(windows, operands)
-    written = jnp.where(accepts[:, 0] & (frames != NULL_FRAME), frames, -1)
+    # Not before they are read: who has read the same frames shares that with us.
+    pairs = zip(arrays, widths, strict=True)
+    last = min(num_windows(array, width) for array, width in pairs) - 1
+    is_written = accepts[:, 0] & (frames > NULL_FRAME) & (frames <= last)
+    written = jnp.where(is_written, frames, -1)
     arrays = tuple(
         scatter_windows(array, written, window)
         for array, window in zip(arrays, windows, strict=True)
