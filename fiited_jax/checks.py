@@ -13,7 +13,7 @@ __all__ = [
 
 
 class BudgetError(ValueError):
-    """A budget that is too small for what it shall hold."""
+    """A budget that does not go with what it shall hold: mostly, it is too small."""
 
 
 def check_int(name: str, value: Any, least: int) -> None:

@@ -3,6 +3,7 @@
 Every gather and scatter of the pool goes through `pallas_kernels`.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from pallas_kernels import gather_chunks, scatter_chunks
+from pallas_kernels import gather_chunks, scatter_chunks, update_chunks
+from pallas_kernels.api import Implementation
 
 from .keys import Keys, hash_words
 from .precision import from_stored, round_nearest, round_stochastic, to_stored
 from .sizes import pool_line_shape
 from .sparse_optim import SparseOptimizer
-from .state import NULL_FRAME, ChunkPool
+from .state import ChunkPool
 from .utility import rounding_salt
 
 __all__ = [
@@ -98,9 +100,15 @@ def is_rounded(pool: ChunkPool) -> bool:
     return pool.values.dtype != jnp.float32
 
 
-def read_values(pool: ChunkPool, frames: jax.Array, chunk_dim: int) -> jax.Array:
+def read_values(
+    pool: ChunkPool,
+    frames: jax.Array,
+    chunk_dim: int,
+    kernels: Implementation | None = None,
+) -> jax.Array:
     """Gather the values of frames `i32[...]`, `f32[..., C]`."""
-    return from_stored(gather_chunks(pool.values, frames, chunk_dim))
+    values = gather_chunks(pool.values, frames, chunk_dim, implementation=kernels)
+    return from_stored(values)
 
 
 def read_frames(
@@ -180,6 +188,7 @@ def update_frames(
     step: jax.Array | None = None,
     scale: jax.Array | None = None,
     purpose: int = 2,
+    kernels: Implementation | None = None,
 ) -> tuple[ChunkPool, jax.Array]:
     """Step frames along their gradients.
 
@@ -191,22 +200,67 @@ def update_frames(
       step: `i32[]` updates before this one, for a learning rate that is a schedule.
       scale: `f32[n]` from the optimizer's `scale_of`, for a `table_scale`.
       purpose: for `rounding_salt`, another one for every pool of a store.
+      kernels: as for `EmbeddingConfig`.
 
     Returns:
       The pool, updated; and `bool[n]`, false for frames left as they were because
       their new values or slots are not finite: they could not learn any more.
     """
-    values, slots = read_frames(pool, frames, grads.shape[-1])
-    values, slots = optimizer.update(grads, slots, values, step=step, scale=scale)
-    if is_rounded(pool):
-        chunk_dim = grads.shape[-1]
+    chunk_dim, is_short = grads.shape[-1], is_rounded(pool)
+    leaves, structure = jax.tree.flatten(pool.slots)
+    is_scalar = [leaf.ndim == 1 for leaf in leaves]
+    given = {"grads": grads}
+    if step is not None:
+        given["step"] = jnp.asarray(step)
+    if scale is not None:
+        given["scale"] = scale[:, None]
+    if is_short:
         columns = lax.iota(jnp.int32, chunk_dim)[None, :]
         places = frames[:, None] * chunk_dim + columns
         # A pool of 16 bits comes from a store, which counts its steps.
-        noise = rounding_salt(jnp.asarray(step), places, purpose)
-        values = round_stochastic(values, noise)
-    is_sound = jnp.all(jnp.isfinite(values), axis=-1)
-    for slot in jax.tree.leaves(slots):
-        is_sound &= jnp.all(jnp.isfinite(slot), axis=tuple(range(1, slot.ndim)))
-    frames = jnp.where(is_sound, frames, NULL_FRAME)
-    return write_frames(pool, frames, values, slots), is_sound
+        given["noise"] = rounding_salt(jnp.asarray(step), places, purpose)
+
+    def update(
+        windows: tuple[jax.Array, ...], operands: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        held = dict(zip(given, operands, strict=True))
+        values, *slots = windows
+        slots = [
+            slot[:, 0] if is_one else slot
+            for slot, is_one in zip(slots, is_scalar, strict=True)
+        ]
+        new_values, new_slots = optimizer.update(
+            held["grads"],
+            jax.tree.unflatten(structure, slots),
+            from_stored(values),
+            step=held.get("step"),
+            scale=held["scale"][:, 0] if "scale" in held else None,
+        )
+        if is_short:
+            new_values = round_stochastic(new_values, held["noise"])
+        new = [
+            leaf[:, None] if leaf.ndim == 1 else leaf
+            for leaf in jax.tree.leaves(new_slots)
+        ]
+        return (to_stored(new_values, values.dtype), *new), _is_finite(new_values, *new)
+
+    (values, *slots), is_sound = update_chunks(
+        (pool.values, *leaves),
+        frames,
+        tuple(given.values()),
+        update,
+        (chunk_dim, *(1 if is_one else chunk_dim for is_one in is_scalar)),
+        implementation=kernels,
+    )
+    slots = jax.tree.unflatten(structure, slots)
+    return ChunkPool(values=values, slots=slots), is_sound
+
+
+def _is_finite(*columns: jax.Array) -> jax.Array:
+    """Tell of which rows everything is finite, `bool[n, 1]`."""
+    worst = [
+        # Not `jnp.all`, which Pallas does not lower for GPUs.
+        jnp.min(jnp.where(jnp.isfinite(column), 1.0, 0.0), axis=-1, keepdims=True)
+        for column in columns
+    ]
+    return functools.reduce(jnp.minimum, worst) > 0

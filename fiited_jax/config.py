@@ -1,32 +1,24 @@
 """The static description of an embedding store."""
 
 import dataclasses
+import math
 from collections.abc import Hashable
 from typing import Any, Literal
 
 import numpy as np
 
 from . import scorers
-from .checks import BudgetError, check_choice, check_int, check_number, check_share
+from .budget import INDEX_LIMIT, Needs, Shares, fill
+from .checks import check_choice, check_int, check_number, check_share
 from .scorers import Scorer
-from .sizes import (
-    SHORT_FRAMES,
-    FrameKind,
-    default_frames_per_entry,
-    fit_sizes,
-    parse_bytes,
-)
+from .sizes import SHORT_FRAMES, FrameKind, parse_bytes
 from .sparse_optim import SlotSpec, SparseOptimizer
 
 __all__ = ["EmbeddingConfig"]
 
 _MOST_RANKED_CHUNKS = 32  # with ranking "chunks": an extent has a bit for each
 
-_INDEX_LIMIT = 1 << 31  # int32 indices
-_WORD_BYTES = 4
 _UTILITY_BYTES = 2
-# Step, step of decay, threshold, two seed words, next frame, idle frames.
-_FIXED_BYTES = 7 * _WORD_BYTES
 _VALUE_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
@@ -37,9 +29,15 @@ class EmbeddingConfig:
     Attributes:
       embedding_dim: D, values per vector.
       chunk_dim: C, values per chunk; divides D. K = D / C chunks per vector.
-      num_entries: M, keys that can be tracked; a multiple of `num_ways`.
+      num_entries: M, keys that can be tracked; a multiple of `num_ways`, or with
+        `table_sizes` their sum.
       num_frames: P, frames of the pool; frame 0 is the null frame.
       num_tables: tables that share the store.
+      table_sizes: rows of each table, if ids are the numbers of rows as for `nn.Embed`,
+        from 0 up. Then every row has an entry of its own, of which no key is stored:
+        nothing is hashed, and no key is evicted for another one. Right where the rows
+        are known and most are worth a value. `None`: ids are of any kind, and those
+        worth most are tracked.
       table_dims: values per vector of each table, multiples of `chunk_dim` up to
         `embedding_dim`; vectors read zeros behind them, and what comes there as
         gradient is ignored. `None`: all have `embedding_dim`.
@@ -52,7 +50,8 @@ class EmbeddingConfig:
         rounded stochastically by every update; see `fiited_jax.precision`. Optimizer
         state is not rounded.
       id_bits: 32 or 64; with 32, ids of `fj.Keys` with a high word are not admitted.
-      num_ways: W, entries per bucket of the page table.
+      num_ways: W, entries per bucket of the page table; of no meaning with
+        `table_sizes`, as is `id_bits`.
       scorer: `score(stats) -> f32[N, U]`, see `fiited_jax.scorers`.
       ranking: `"lengths"`: an entry has one utility, and the priority of its chunk j
         is `utility / (j + 1) ** length_alpha`, so vectors are prefixes of their chunks;
@@ -75,6 +74,11 @@ class EmbeddingConfig:
       headroom: share of the frames that `prune_step` leaves free for new entries.
       hysteresis: `prune_step` moves nothing unless at least this share of the frames in
         use would change owner, or as many are to be granted or idle.
+      kernels: which implementation of `pallas_kernels` reads and steps frames:
+        `"xla"`; `"triton"` on NVIDIA GPUs, `"mosaic_tpu"` on TPUs, which raise
+        `NotImplementedError` for sizes, dtypes and optimizers that they cannot do: the
+        latter all with a scalar per frame. They refuse schedules that read arrays.
+        `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -92,6 +96,7 @@ class EmbeddingConfig:
     num_entries: int
     num_frames: int
     num_tables: int = 1
+    table_sizes: tuple[int, ...] | None = None
     table_dims: tuple[int, ...] | None = None
     table_floors: tuple[float, ...] | None = None
     value_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -109,6 +114,7 @@ class EmbeddingConfig:
     initial_scale: float = 0.01
     headroom: float = 0.02
     hysteresis: float = 0.01
+    kernels: Literal["xla", "mosaic_tpu", "triton"] | None = None
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -125,6 +131,8 @@ class EmbeddingConfig:
         check_choice("utility_scale", self.utility_scale, ("none", "p95"))
         check_choice("fallback", self.fallback, ("zero", "shared"))
         check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
+        if self.kernels is not None:
+            check_choice("kernels", self.kernels, ("xla", "mosaic_tpu", "triton"))
         check_number("length_alpha", self.length_alpha, 0, 8)
         check_number("half_life", self.half_life, 1e-6, 1e30)
         check_number("initial_scale", self.initial_scale, 0, 1e30)
@@ -134,8 +142,8 @@ class EmbeddingConfig:
             raise TypeError(
                 f"scorer must be a hashable function of ScoreStats, got {self.scorer!r}"
             )
-        self._check_sizes()
         self._check_table_rules()
+        self._check_sizes()
 
     def _check_sizes(self) -> None:
         """Check what sizes have to do with each other."""
@@ -144,7 +152,9 @@ class EmbeddingConfig:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
-        if self.num_entries % self.num_ways:
+        if self.table_sizes is not None:
+            self._check_rows(self.table_sizes)
+        elif self.num_entries % self.num_ways:
             raise ValueError(
                 f"num_entries must be a multiple of num_ways={self.num_ways}, "
                 f"got {self.num_entries}"
@@ -171,14 +181,31 @@ class EmbeddingConfig:
             ("filter_slots", self.filter_slots),
             ("num_shared * num_chunks", self.num_shared * self.num_chunks),
         ):
-            if count >= _INDEX_LIMIT:
+            if count >= INDEX_LIMIT:
                 raise ValueError(
                     f"{name} must be below 2^31 on one device, got {count}"
                 )
 
+    def _check_rows(self, table_sizes: tuple[int, ...]) -> None:
+        """Check what numbered rows allow."""
+        for table, size in enumerate(table_sizes):
+            check_int(f"table_sizes[{table}]", size, 0)
+        if not sum(table_sizes):
+            raise ValueError(f"table_sizes must hold a row, got {table_sizes}")
+        if self.num_entries != sum(table_sizes):
+            raise ValueError(
+                f"num_entries must be the sum of table_sizes, {sum(table_sizes)}; "
+                f"got {self.num_entries}"
+            )
+        if self.filter_slots:
+            raise ValueError(
+                "filter_slots must be 0 with table_sizes, where no key takes the place "
+                f"of another; got {self.filter_slots}"
+            )
+
     def _check_table_rules(self) -> None:
         """Check what is given per table."""
-        for name in ("table_dims", "table_floors"):
+        for name in ("table_sizes", "table_dims", "table_floors"):
             rules = getattr(self, name)
             if rules is None:
                 continue
@@ -226,6 +253,14 @@ class EmbeddingConfig:
         count = self.num_chunks // self.num_utilities
         return tuple((chunk + 1) ** -self.length_alpha for chunk in range(count))
 
+    def _row_chunks(self) -> int:
+        """Chunks of all rows of `table_sizes`."""
+        sizes = self.table_sizes or ()
+        return sum(
+            size * self.dim_of(table) // self.chunk_dim
+            for table, size in enumerate(sizes)
+        )
+
     @property
     def floor_frames(self) -> tuple[int, ...]:
         """Frames that the best chunks of each table get first."""
@@ -260,11 +295,13 @@ class EmbeddingConfig:
         """Bytes of an entry of the page table; see `state.PageTable`."""
         where = self.start_dtype.itemsize + self.extent_dtype.itemsize
         worth = self.num_utilities * _UTILITY_BYTES
+        if self.table_sizes is not None:
+            return where + worth
         return self.id_bits // 8 + self.owner_dtype.itemsize + where + worth
 
     @property
     def num_buckets(self) -> int:
-        """Buckets of the page table."""
+        """Buckets of the page table; of no meaning with `table_sizes`."""
         return self.num_entries // self.num_ways
 
     @property
@@ -297,9 +334,9 @@ class EmbeddingConfig:
           optimizer: whose state is counted, from `fj.sparse` and kin.
           frames_per_entry: about the mean frames per tracked key, 0.001 to K, while
             there are more keys than entries; `None` is one with `ranking="lengths"`,
-            and half of the K chunks with `"chunks"`.
+            and half of the K chunks with `"chunks"`. Not with `table_sizes`.
           num_ids: keys that there can be, if that is known: no more entries are made
-            than they need.
+            than they need. Not with `table_sizes`.
           filter_share: share of the budget for an admission filter, see
             `filter_slots`; 0 for none.
           shared_share: share of the budget for the shared pool, with
@@ -309,11 +346,13 @@ class EmbeddingConfig:
 
         Returns:
           A config whose state takes at most `budget` bytes, and at least 95 % of it
-          from 1 MiB up, unless `num_ids` keys do not need so much.
+          from 1 MiB up, unless `num_ids` keys or all rows of `table_sizes` do not need
+          so much, or what is left would not pay for longer starts of all rows.
 
         Raises:
-          BudgetError: a ValueError, on a budget too small for one bucket and one
-            frame, with one that is not; and on one that holds 2^31 frames or more.
+          BudgetError: a ValueError, on a budget too small for one bucket, or all rows
+            of `table_sizes`, and one frame, with one that is not; and on one that holds
+            2^31 frames or more.
           TypeError: on an optimizer that is not a `SparseOptimizer`.
 
         >>> from fiited_jax import sparse_optim
@@ -342,74 +381,58 @@ class EmbeddingConfig:
                 "filter_share and shared_share must leave a part of the budget, got "
                 f"{filter_share} and {shared_share}"
             )
+        sizes = fields.get("table_sizes")
+        if sizes is not None:
+            for name, value in (
+                ("frames_per_entry", frames_per_entry), ("num_ids", num_ids)
+            ):  # fmt: skip
+                if value is not None:
+                    raise ValueError(
+                        f"{name} must be None with table_sizes, got {value}"
+                    )
+            if filter_share:
+                raise ValueError(
+                    f"filter_share must be 0 with table_sizes, got {filter_share}"
+                )
         # A minimal config checks the fields that the sizes depend on.
         probe = cls(
             embedding_dim=embedding_dim,
             chunk_dim=chunk_dim,
-            num_entries=num_ways if isinstance(num_ways, int) else 1,
+            num_entries=_least_entries(num_ways, sizes),
             num_frames=2,
             num_ways=num_ways,
             num_shared=int(is_shared),
             **fields,
         )
         specs = optimizer.slot_specs(chunk_dim)
-        num_chunks = probe.num_chunks
-        if frames_per_entry is None:
-            frames_per_entry = default_frames_per_entry(probe.ranking, num_chunks)
         if num_ids is not None:
             check_int("num_ids", num_ids, 1)
-        check_number("frames_per_entry", frames_per_entry, 1e-3, num_chunks)
+        if frames_per_entry is None:  # many short vectors beat fewer long ones
+            by_chunks = probe.ranking == "chunks"
+            frames_per_entry = max(probe.num_chunks / 2, 1) if by_chunks else 1.0
+        check_number("frames_per_entry", frames_per_entry, 1e-3, probe.num_chunks)
         longest = max(probe.table_dims or (embedding_dim,)) // chunk_dim
-        kind = FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs)
-
-        def parts(total: int) -> tuple[int, int, int]:
-            """Slots of the filter, shared vectors, and what is left of `total`."""
-            filter_slots, num_shared = int(total * filter_share), 0
-            left = total - filter_slots - _FIXED_BYTES
-            if is_shared:
-                held = kind.most_within(int(total * shared_share)) - 1
-                num_shared = max(held // num_chunks, 1)
-                left -= kind.bytes_of(num_shared * num_chunks + 1)
-            return filter_slots, num_shared, left
-
-        smallest = num_ways * probe.entry_bytes + kind.bytes_of(2)
-        filter_slots, num_shared, left = parts(num_bytes)
-        if left < smallest:
-            too_few, enough = num_bytes, 2 * num_bytes
-            while parts(enough)[2] < smallest:
-                too_few, enough = enough, 2 * enough
-            while enough - too_few > 1:
-                middle = (too_few + enough) // 2
-                suffices = parts(middle)[2] >= smallest
-                too_few, enough = (too_few, middle) if suffices else (middle, enough)
-            raise BudgetError(
-                f"budget must hold one bucket of {num_ways} entries and one frame "
-                f"beside the shares of filter and shared pool, as {enough} bytes do; "
-                f"got {num_bytes}"
-            )
-
-        num_entries, num_frames = fit_sizes(
-            left,
-            kind,
+        needs = Needs(
+            kind=FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs),
+            num_chunks=probe.num_chunks,
+            most_chunks=longest / (1 - probe.headroom),
             num_ways=num_ways,
+            num_rows=None if sizes is None else probe.num_entries,
+            most_frames=math.ceil(probe._row_chunks() / (1 - probe.headroom)) + 2,
+            num_ids=num_ids,
             entry_bytes=lambda frames: (
                 dataclasses.replace(probe, num_frames=frames).entry_bytes
             ),
-            frames_per_entry=frames_per_entry,
-            most_chunks=longest / (1 - probe.headroom),
-            most_entries=(_INDEX_LIMIT - 1) // num_chunks,
-            num_ids=num_ids,
         )
-        if num_frames >= _INDEX_LIMIT:
-            raise BudgetError(
-                f"budget must be smaller with chunk_dim={chunk_dim}: one device "
-                f"numbers fewer than 2^31 frames, {num_bytes} bytes hold {num_frames}"
-            )
-        return dataclasses.replace(
-            probe,
-            num_entries=num_entries,
-            num_frames=num_frames,
-            filter_slots=filter_slots,
-            num_shared=num_shared,
-            budgeted_slots=specs,
+        shares = Shares(
+            filter_share, shared_share if is_shared else None, frames_per_entry
         )
+        filled = fill(num_bytes, needs, shares)
+        return dataclasses.replace(probe, budgeted_slots=specs, **filled._asdict())
+
+
+def _least_entries(num_ways: Any, table_sizes: Any) -> int:
+    """Return entries that make a config, if it is one otherwise."""
+    if isinstance(table_sizes, tuple) and all(isinstance(n, int) for n in table_sizes):
+        return max(sum(table_sizes), 1)
+    return num_ways if isinstance(num_ways, int) else 1

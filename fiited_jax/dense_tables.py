@@ -157,6 +157,7 @@ def read_rows(
     for number, array in dense.items():
         num_rows = len(array)
         words = _words_of(f"ids[{number}]", ids.get(number), num_rows, config)
+        _check_rows(f"ids[{number}]", words, number, config)
         squares = _squares(f"tables[{number}]", array, config)
         total += float(squares.sum())
         worth = np.sqrt(squares, out=squares)
@@ -248,6 +249,23 @@ def _words_of(
             f"{name} must be distinct, rows {first} and {second} are both {ids[first]}"
         )
     return words
+
+
+def _check_rows(
+    name: str, words: tuple[Any, Any], table: int, config: EmbeddingConfig
+) -> None:
+    """Refuse ids that are no rows of `table_sizes`."""
+    if config.table_sizes is None:
+        return
+    low, high = words
+    size = config.table_sizes[table]
+    is_bad = (high > 0) | (low >= size)
+    if np.any(is_bad):
+        row = int(np.argmax(is_bad))
+        raise ValueError(
+            f"{name} must be below table_sizes[{table}]={size}, row {row} is "
+            f"{int(high[row]) << 32 | int(low[row])}"
+        )
 
 
 def _wide_ids(name: str, given: Any) -> np.ndarray:

@@ -151,9 +151,11 @@ def gather_vectors(
     Returns:
       `[..., K, C]`, zeros where there is no entry or no chunk.
     """
-    if config.ranking == "chunks":
+    if config.ranking == "chunks" or config.kernels not in (None, "xla"):
         frames = frames_of_entries(pages, entries, config)
-        return gather_chunks(values, frames, config.chunk_dim)
+        return gather_chunks(
+            values, frames, config.chunk_dim, implementation=config.kernels
+        )
     start = gather_windows(pages.start, entries, 1)[..., 0].astype(jnp.int32)
     length = gather_windows(pages.extent, entries, 1)[..., 0].astype(jnp.int32)
     length = jnp.where(entries == NO_ENTRY, 0, length)

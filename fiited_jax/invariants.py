@@ -41,7 +41,7 @@ class _View(NamedTuple):
 
     keys: Any  # u32[M]
     tables: Any  # i32[M]
-    home: Any  # i32[M], the bucket each key belongs to
+    home: Any  # i32[M], the bucket each key belongs to; None with `table_sizes`
     extent: Any  # [M]
     start: Any  # i32[M] or u16[M]
     frames: Any  # i32[M, K]
@@ -58,7 +58,11 @@ def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
     return _View(
         keys=keys,
         tables=tables,
-        home=buckets_of(keys, tables, config.num_buckets),
+        home=(
+            buckets_of(keys, tables, config.num_buckets)
+            if config.table_sizes is None
+            else None
+        ),
         extent=pages.extent,
         start=pages.start,
         frames=frames_of_entries(pages, entries, config),
@@ -137,6 +141,8 @@ def _check_keys(view: _View, config: EmbeddingConfig) -> None:
             f"no key may be tracked twice; id words ({low}, {high}) of table "
             f"{owner} are"
         )
+    if view.home is None:  # entries are of rows, which says what their keys are
+        return
     astray = tracked & (view.home != np.arange(len(table)) // config.num_ways)
     if np.any(astray):
         entry = int(np.argmax(astray))

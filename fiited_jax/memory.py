@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import EmbeddingConfig
 from .extent import num_present
-from .page_table import NO_TABLE
+from .page_table import NO_TABLE, all_tables
 from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState
 
@@ -231,7 +231,7 @@ def count_bytes(state: EmbeddingState, config: EmbeddingConfig) -> MemoryReport:
 
 def table_uses(state: EmbeddingState, config: EmbeddingConfig) -> tuple[TableUse, ...]:
     """Count what each table holds, on the host."""
-    owners = np.asarray(state.pages.owner).astype(np.int64) - 1
+    owners = np.asarray(all_tables(state.pages))
     lengths = np.asarray(num_present(state.pages.extent, config))
     tracked = owners != NO_TABLE
     entries = np.bincount(owners[tracked], minlength=config.num_tables)

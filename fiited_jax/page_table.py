@@ -1,4 +1,7 @@
-"""The page table: a set-associative hash table from keys to entries."""
+"""The page table: a set-associative hash table from keys to entries.
+
+Or, with `table_sizes`, an entry for every row.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -15,9 +18,10 @@ from pallas_kernels import (
     scatter_windows,
 )
 
-from .bidding import bid, lanes_of_rows, rank_of
+from .bidding import bid, find_leaders, lanes_of_rows, rank_of
 from .config import EmbeddingConfig
 from .keys import Keys, hash_words
+from .row_numbers import entries_of_rows, rows_of_entries, within_sizes
 from .state import FREE_ENTRY, NO_ENTRY, NULL_FRAME, PageTable
 from .utility import decode
 
@@ -28,6 +32,7 @@ NO_TABLE = -1  # the table of an entry that tracks no key
 
 __all__ = [
     "NO_TABLE",
+    "all_tables",
     "buckets_of",
     "init_page_table",
     "owns",
@@ -42,15 +47,17 @@ def init_page_table(config: EmbeddingConfig) -> PageTable:
     """Return a table of M free entries."""
     # No two arrays may share a buffer: the state is donated as a whole.
     size = config.num_entries
-    wide = config.id_bits > 32
+    is_hashed = config.table_sizes is None
+    is_wide = is_hashed and config.id_bits > 32
     return PageTable(
-        key_low=jnp.zeros(size, jnp.uint32),
-        key_high=jnp.zeros(size, jnp.uint32) if wide else None,
-        owner=jnp.full(size, FREE_ENTRY, config.owner_dtype),
+        key_low=jnp.zeros(size, jnp.uint32) if is_hashed else None,
+        key_high=jnp.zeros(size, jnp.uint32) if is_wide else None,
+        owner=jnp.full(size, FREE_ENTRY, config.owner_dtype) if is_hashed else None,
         extent=jnp.zeros(size, config.extent_dtype),
         start=jnp.full(size, NULL_FRAME, config.start_dtype),
         utility=jnp.zeros(size * config.num_utilities, jnp.uint16),
-        num_ways=config.num_ways,
+        num_ways=config.num_ways if is_hashed else 1,
+        table_sizes=config.table_sizes,
     )
 
 
@@ -61,7 +68,9 @@ def buckets_of(keys: Keys, tables: jax.Array, num_buckets: int) -> jax.Array:
 
 
 def _words(pages: PageTable) -> tuple[jax.Array, ...]:
-    """The arrays that tell one key from another."""
+    """The arrays that tell one key from another, where keys are stored."""
+    assert pages.key_low is not None
+    assert pages.owner is not None
     high = () if pages.key_high is None else (pages.key_high,)
     return (pages.key_low, pages.owner, *high)
 
@@ -69,7 +78,14 @@ def _words(pages: PageTable) -> tuple[jax.Array, ...]:
 def _query(pages: PageTable, keys: Keys, tables: jax.Array) -> tuple[jax.Array, ...]:
     """Keys in the form of `_words`."""
     high = () if pages.key_high is None else (keys.high,)
-    return (keys.low, (tables + 1).astype(pages.owner.dtype), *high)
+    return (keys.low, (tables + 1).astype(_words(pages)[1].dtype), *high)
+
+
+def _is_held(pages: PageTable, entries: jax.Array) -> jax.Array:
+    """Tell which entries in range have a chunk or a utility, `bool[n]`."""
+    per_entry = pages.utility.size // pages.extent.size
+    codes = gather_windows(pages.utility, entries, per_entry)
+    return (pages.extent[entries] != 0) | jnp.any(codes != 0, axis=-1)
 
 
 def read_keys(pages: PageTable, entries: jax.Array) -> tuple[Keys, jax.Array]:
@@ -77,11 +93,20 @@ def read_keys(pages: PageTable, entries: jax.Array) -> tuple[Keys, jax.Array]:
 
     The table of a free entry is `NO_TABLE`.
     """
-    low = pages.key_low[entries]
-    high = jnp.zeros_like(low)
-    if pages.key_high is not None:
-        high = pages.key_high[entries]
-    return Keys(low, high), pages.owner[entries].astype(jnp.int32) - 1
+    if pages.table_sizes is not None:
+        low, tables = rows_of_entries(entries, pages.table_sizes)
+        tables = jnp.where(_is_held(pages, entries), tables, NO_TABLE)
+        return Keys(low, jnp.zeros_like(low)), tables
+    low, owner, *high = (word[entries] for word in _words(pages))
+    keys = Keys(low, high[0] if high else jnp.zeros_like(low))
+    return keys, owner.astype(jnp.int32) - 1
+
+
+def all_tables(pages: PageTable) -> jax.Array:
+    """Return the tables of all entries, `i32[M]`, `NO_TABLE` of free ones."""
+    if pages.table_sizes is None:
+        return _words(pages)[1].astype(jnp.int32) - 1
+    return read_keys(pages, lax.iota(jnp.int32, pages.extent.size))[1]
 
 
 def probe(
@@ -99,7 +124,11 @@ def probe(
     Returns:
       `i32[N]` entries, `NO_ENTRY` where the key is not tracked.
     """
-    buckets = buckets_of(keys, tables, pages.owner.size // num_ways)
+    if pages.table_sizes is not None:
+        entries = entries_of_rows(keys.low, tables, pages.table_sizes)
+        found = valid & _is_held(pages, jnp.where(valid, entries, 0))
+        return jnp.where(found, entries, NO_ENTRY)
+    buckets = buckets_of(keys, tables, pages.extent.size // num_ways)
     query = _query(pages, keys, tables)
     way = probe_page_table(_words(pages), query, buckets, num_ways)
     found = valid & (way != NO_WAY)
@@ -110,6 +139,10 @@ def owns(
     pages: PageTable, entries: jax.Array, keys: Keys, tables: jax.Array
 ) -> jax.Array:
     """Tell whether entries still track the keys they were found for, `bool[N]`."""
+    if pages.table_sizes is not None:  # an entry is its row's for good
+        exists = within_sizes(keys.low, tables, pages.table_sizes) & (keys.high == 0)
+        rows = entries_of_rows(keys.low, tables, pages.table_sizes)
+        return exists & (entries == rows)
     at = jnp.maximum(entries, 0)
     same = entries != NO_ENTRY
     for word, wanted in zip(_words(pages), _query(pages, keys, tables), strict=True):
@@ -128,7 +161,8 @@ def place(
 ) -> tuple[jax.Array, jax.Array]:
     """Choose entries for keys that are not tracked; writes nothing.
 
-    As if lane by lane: a key takes a free way of its bucket, else the way of lowest
+    With `table_sizes` a key takes the entry of its row. Else, as if lane by lane, a key
+    takes a free way of its bucket, else the way of lowest
     utility that is not in use and below its limit (ties: the lowest way), else none.
 
     Args:
@@ -144,15 +178,20 @@ def place(
       `i32[N]` entries, one per key, `NO_ENTRY` for lanes that got none; and
       `bool[N]`, true for the first lane of each key that got one.
     """
+    if pages.table_sizes is not None:
+        entries = entries_of_rows(keys.low, tables, pages.table_sizes)
+        leaders = find_leaders(entries, waiting)
+        is_first = leaders == lax.iota(jnp.int32, waiting.size)
+        return jnp.where(waiting, entries, NO_ENTRY), is_first
     # One byte per entry: the exact set, without a sort and without a field to clear.
-    marks = jnp.zeros(pages.owner.size, jnp.uint8)
+    marks = jnp.zeros(pages.extent.size, jnp.uint8)
     marks = scatter_windows(marks, in_use, jnp.ones((in_use.size, 1), jnp.uint8))
 
     def bid_of(lanes: jax.Array, taking_part: jax.Array) -> tuple[jax.Array, jax.Array]:
         part = Keys(keys.low[lanes], keys.high[lanes])
         order = _eviction_order(
             pages,
-            buckets_of(part, tables[lanes], pages.owner.size // num_ways),
+            buckets_of(part, tables[lanes], pages.extent.size // num_ways),
             marks,
             limit[lanes],
             num_ways,
@@ -200,10 +239,10 @@ def _eviction_order(
     lane's limit, is never taken.
     """
     is_used = gather_windows(marks, buckets, num_ways) > 0
-    per_entry = pages.utility.size // pages.owner.size
+    per_entry = pages.utility.size // pages.extent.size
     codes = gather_windows(pages.utility, buckets, num_ways * per_entry)
     worth = decode(jnp.max(codes.reshape(-1, num_ways, per_entry), axis=-1))
-    is_free = gather_windows(pages.owner, buckets, num_ways) == FREE_ENTRY
+    is_free = gather_windows(_words(pages)[1], buckets, num_ways) == FREE_ENTRY
     is_safe = is_used | (worth >= limit[:, None])
     worth = jnp.where(is_free, -1.0, jnp.where(is_safe, jnp.inf, worth))
     return _Order(buckets, worth)
@@ -272,24 +311,24 @@ def replace_entries(
       their tables `i32[N]`, `NO_TABLE` for none. Where nothing is written they mean
       nothing.
     """
-    owner = (tables + 1).astype(pages.owner.dtype)
-    key_low, old_low = exchange_windows(pages.key_low, entries, keys.low[:, None])
-    key_high, old_high = None, jnp.zeros_like(old_low)
-    if pages.key_high is not None:
-        key_high, old_high = exchange_windows(
-            pages.key_high, entries, keys.high[:, None]
-        )
-    new_owner, old_owner = exchange_windows(pages.owner, entries, owner[:, None])
-    per_entry = pages.utility.size // pages.owner.size
+    per_entry = pages.utility.size // pages.extent.size
     no_utility = jnp.zeros((entries.size, per_entry), jnp.uint16)
     new_pages = dataclasses.replace(
         pages,
-        key_low=key_low,
-        key_high=key_high,
-        owner=new_owner,
         extent=scatter_windows(pages.extent, entries, extent[:, None]),
         start=scatter_windows(pages.start, entries, start[:, None]),
         utility=scatter_windows(pages.utility, entries, no_utility),
+    )
+    if pages.table_sizes is not None:
+        return new_pages, keys, jnp.full_like(tables, NO_TABLE)
+    exchanged = [
+        exchange_windows(word, entries, query[:, None])
+        for word, query in zip(_words(pages), _query(pages, keys, tables), strict=True)
+    ]
+    (key_low, old_low), (owner, old_owner), *high = exchanged
+    key_high, old_high = high[0] if high else (None, jnp.zeros_like(old_low))
+    new_pages = dataclasses.replace(
+        new_pages, key_low=key_low, key_high=key_high, owner=owner
     )
     old_keys = Keys(old_low[:, 0], old_high[:, 0])
     return new_pages, old_keys, old_owner[:, 0].astype(jnp.int32) - 1

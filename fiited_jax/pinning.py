@@ -10,6 +10,7 @@ from pallas_kernels import gather_windows, scatter_windows
 from .config import EmbeddingConfig
 from .handle import Lookups
 from .page_table import probe
+from .row_numbers import entries_of_rows
 from .state import NO_ENTRY, EmbeddingState
 from .utility import PINNED, decode, encode
 
@@ -19,8 +20,12 @@ __all__ = ["pin", "unpin"]
 def pin(
     state: EmbeddingState, lookups: Lookups, config: EmbeddingConfig
 ) -> tuple[EmbeddingState, jax.Array]:
-    """Pin the keys that are tracked; see `EmbeddingStore.pin`."""
-    entries = _entries(state, lookups, config)
+    """Pin the keys that have an entry; see `EmbeddingStore.pin`."""
+    if config.table_sizes is None:
+        entries = _entries(state, lookups, config)
+    else:
+        entries = entries_of_rows(lookups.keys.low, lookups.tables, config.table_sizes)
+        entries = jnp.where(lookups.valid, entries, NO_ENTRY)
     state = _set_utilities(state, entries, jnp.float32(PINNED), config)
     return state, (entries != NO_ENTRY).reshape(lookups.mask.shape)
 

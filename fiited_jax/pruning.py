@@ -16,6 +16,7 @@ from .extent import (
     num_present,
     present_chunks,
 )
+from .page_table import all_tables
 from .relocation import plan_layout, relocate
 from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState, FrameArena, PageTable
@@ -123,7 +124,7 @@ def choose_extents(
         owned = present_chunks(pages.extent, config).reshape(-1).astype(jnp.int32)
     ranked = pages
     if config.utility_scale == "p95":
-        tables = jnp.repeat(pages.owner.astype(jnp.int32) - 1, config.num_utilities)
+        tables = jnp.repeat(all_tables(pages), config.num_utilities)
         codes = scale_by_p95(pages.utility, tables, config.num_tables)
         ranked = dataclasses.replace(pages, utility=codes)
     if config.table_dims is None and config.table_floors is None:
@@ -147,7 +148,7 @@ def _select_by_table(
     Pinned keys come first. Then every table gets the best of its own, up to its floor,
     and all compete for what is left. The threshold is the lowest of these choices.
     """
-    tables = pages.owner.astype(jnp.int32) - 1
+    tables = all_tables(pages)
     limit = allowed_chunks(tables, config)
     if config.ranking == "chunks":
         chunks = lax.iota(jnp.int32, config.num_chunks)[None, :]

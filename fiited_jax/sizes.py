@@ -1,8 +1,6 @@
-"""Sizes: reading them, what frames take, and how to fill a budget."""
+"""Sizes: reading them, and what frames take."""
 
-import math
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -12,8 +10,6 @@ __all__ = [
     "LANES",
     "SHORT_FRAMES",
     "FrameKind",
-    "default_frames_per_entry",
-    "fit_sizes",
     "parse_bytes",
     "pool_line_shape",
 ]
@@ -22,9 +18,6 @@ SHORT_FRAMES = 1 << 16
 """As many frames have numbers of 16 bits; of more, each entry has two bytes more."""
 
 LANES = 128  # the lane count of a TPU register, and of every line we store
-# A page table this much larger than its keys evicts few of them.
-_ENTRIES_PER_ID = 1.1
-_MOST_PER_NEED = 4
 
 
 def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
@@ -107,75 +100,3 @@ class FrameKind(NamedTuple):
             fits = self.bytes_of(middle) <= num_bytes
             low, high = (middle, high) if fits else (low, middle)
         return low
-
-
-def default_frames_per_entry(ranking: str, num_chunks: int) -> float:
-    """Return the mean frames per tracked key where none is given.
-
-    Ranked by length, many short vectors are worth more than fewer long ones.
-
-    Args:
-      ranking: as for `EmbeddingConfig`.
-      num_chunks: K of the widest table.
-    """
-    return max(num_chunks / 2, 1) if ranking == "chunks" else 1.0
-
-
-def fit_sizes(
-    num_bytes: int,
-    kind: FrameKind,
-    *,
-    num_ways: int,
-    entry_bytes: Callable[[int], int],
-    frames_per_entry: float,
-    most_chunks: float,
-    most_entries: int,
-    num_ids: int | None,
-) -> tuple[int, int]:
-    """Divide bytes between a page table and a pool.
-
-    Args:
-      num_bytes: what both may take.
-      kind: of the frames.
-      num_ways: W, entries per bucket.
-      entry_bytes: bytes per entry, given the number of frames.
-      frames_per_entry: mean frames per tracked key.
-      most_chunks: frames that an entry can use, what is left free for new ones counted.
-      most_entries: entries that there may be.
-      num_ids: keys that there can be, `None` if that is not known.
-
-    Returns:
-      How many entries and frames. At least a bucket and two frames: what is too small
-      for them is for the caller to refuse.
-    """
-    frame_bytes = kind.bytes_of(LANES) / LANES
-    needed = None
-    if num_ids is not None:
-        needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
-
-    def divided(bucket_bytes: int, most_frames: int | None) -> tuple[int, int]:
-        mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
-        possible = (num_bytes - kind.bytes_of(2)) // bucket_bytes
-        possible = min(possible, max(most_entries // num_ways, 1))
-        num_buckets = min(max(int(num_bytes / mean_bucket), 1), possible)
-        if needed is not None:
-            num_buckets = min(num_buckets, needed)
-        num_frames = kind.most_within(num_bytes - num_buckets * bucket_bytes)
-        if needed is not None:  # frames for every chunk of every entry will do
-            enough = math.ceil(num_buckets * num_ways * most_chunks) + 2
-            num_frames = min(num_frames, enough)
-        if most_frames is not None:
-            num_frames = min(num_frames, most_frames)
-        # What a whole frame does not fill still holds buckets.
-        left = num_bytes - num_buckets * bucket_bytes - kind.bytes_of(num_frames)
-        num_buckets = min(num_buckets + left // bucket_bytes, possible)
-        if needed is not None:  # a few times the need: fewer keys share a bucket
-            num_buckets = min(num_buckets, _MOST_PER_NEED * needed)
-        return num_buckets, num_frames
-
-    best = divided(num_ways * entry_bytes(SHORT_FRAMES), SHORT_FRAMES)
-    if best[1] == SHORT_FRAMES:
-        # Longer starts cost entries, so they come when they bring frames.
-        long = divided(num_ways * entry_bytes(SHORT_FRAMES + 1), None)
-        best = long if long[1] > SHORT_FRAMES else best
-    return best[0] * num_ways, best[1]

@@ -32,16 +32,19 @@ NO_ENTRY = -1  # the entry of an id that is not tracked
 class PageTable:
     """Which keys are tracked, where their chunks are and what they are worth.
 
-    Entry e belongs to bucket e // W, and its key hashes to that bucket. The chunks of
-    an entry lie in consecutive frames, a *run*: its start and which chunks there are
+    Entry e belongs to bucket e // W, and its key hashes to that bucket. With
+    `table_sizes`, entry e belongs to the e-th row, table after table; its key is not
+    stored, and it is tracked as long as it has a chunk or a utility. The chunks of an
+    entry lie in consecutive frames, a *run*: its start and which chunks there are
     tell the frame of each, so no frame numbers are stored. With `ranking="lengths"`,
     32-bit ids, K below 256 and fewer tables an entry takes 12 bytes, and 10 with a pool
-    of up to 65,536 frames.
+    of up to 65,536 frames, with `table_sizes` 7 and 5.
 
     Attributes:
-      key_low: low word of the id.
-      key_high: high word of the id; `None` with 32-bit ids.
-      owner: table number plus 1, `FREE_ENTRY` if no key is tracked.
+      key_low: low word of the id; `None` with `table_sizes`.
+      key_high: high word of the id; `None` with 32-bit ids and with `table_sizes`.
+      owner: table number plus 1, `FREE_ENTRY` if no key is tracked; `None` with
+        `table_sizes`.
       extent: which chunks have a frame: how many, the first ones, if vectors are
         ranked by length; else a bit for each.
       start: first frame of the run, `NULL_FRAME` if there is none; of 16 bits if they
@@ -50,15 +53,19 @@ class PageTable:
         by `fiited_jax.utility.encode`.
       num_ways: W; no array, but part of the structure: a store of another number of
         ways would look for keys in the wrong buckets.
+      table_sizes: as for `EmbeddingConfig`; part of the structure too.
     """
 
-    key_low: jax.Array  # u32[M]
+    key_low: jax.Array | None  # u32[M]
     key_high: jax.Array | None  # u32[M]
-    owner: jax.Array  # u8[M], u16[M] or u32[M]
+    owner: jax.Array | None  # u8[M], u16[M] or u32[M]
     extent: jax.Array  # u8[M], u16[M] or u32[M]
     start: jax.Array  # i32[M] or u16[M]
     utility: jax.Array  # u16[M * U]
     num_ways: int = dataclasses.field(metadata={"static": True})
+    table_sizes: tuple[int, ...] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
 
 
 @jax.tree_util.register_dataclass

@@ -20,6 +20,7 @@ from .memory import MemoryReport
 from .page_table import init_page_table, probe
 from .precision import from_stored
 from .pruning import PruneInfo
+from .row_numbers import within_sizes
 from .shared_pool import fallback_frames, init_shared
 from .sparse_optim import SparseOptimizer
 from .state import EmbeddingState
@@ -130,7 +131,8 @@ class EmbeddingStore:
         `config.fallback` says and counts as failed. So give all ids of a step to one
         call: a later one may evict what an earlier one has admitted. With an admission
         filter, a key that has not come before only evicts what is worth next to
-        nothing, see `EmbeddingConfig.filter_slots`.
+        nothing, see `EmbeddingConfig.filter_slots`. With `table_sizes` every row has
+        its entry, and counts as new until it has a chunk or a utility.
 
         Args:
           state: the store's state; donate it.
@@ -191,7 +193,9 @@ class EmbeddingStore:
             frames = frames_of_entries(state.pages, handle.entries, self.config)
             frames = fallback_frames(handle, frames, self.config)
             # Null frames hold zeros: one of the two is read.
-            chunks += read_values(state.shared, frames, self.config.chunk_dim)
+            chunks += read_values(
+                state.shared, frames, self.config.chunk_dim, self.config.kernels
+            )
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
     def lookup(
@@ -259,7 +263,8 @@ class EmbeddingStore:
         """Keep keys whatever they score: not evicted, and first in every ranking.
 
         A pinned key gets all its chunks at the next `prune_step`, while there are
-        frames. Only tracked keys can be pinned: admit the others first.
+        frames. Only tracked keys can be pinned, admit the others first; with
+        `config.table_sizes` all rows can.
 
         Args:
           state: the store's state; donate it.
@@ -404,7 +409,10 @@ class EmbeddingStore:
     def _lookups(self, ids: Ids, tables: Tables) -> Lookups:
         keys, mask = canonicalize_ids(ids)
         wide, in_range = canonicalize_tables(tables, mask.shape, self.config.num_tables)
-        if self.config.id_bits == 32:
+        sizes = self.config.table_sizes
+        if sizes is not None:
+            in_range = within_sizes(keys.low, wide, sizes)
+        if sizes is not None or self.config.id_bits == 32:
             in_range &= keys.high == 0
         flat = Keys(*(jnp.reshape(word, -1) for word in keys))
         return Lookups(flat, wide.reshape(-1), (mask & in_range).reshape(-1), mask)

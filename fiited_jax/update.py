@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pallas_kernels import gather_windows, scatter_windows
+from pallas_kernels.api import Implementation
 
 from .bidding import find_leaders
 from .chunk_pool import read_values, update_frames
@@ -94,7 +95,9 @@ def apply_gradients(
         frames = frames_of_entries(pages, handle.entries, config)
         frames = fallback_frames(handle, frames, config).reshape(grads.shape[:2])
         frames = jnp.where(is_stale[:, None], NULL_FRAME, frames)
-        shared, num_more = _step_shared(shared, frames, grads, state.step, optimizer)
+        shared, num_more = _step_shared(
+            shared, frames, grads, state.step, optimizer, config.kernels
+        )
         num_spoilt += num_more
     info = ApplyInfo(
         updated=carry.updated,
@@ -144,7 +147,7 @@ def _step_rows(
     is_finite = jnp.isfinite(norms(part.grad))
     steps = is_finite & (frames != NULL_FRAME)
     stepped = jnp.where(steps, frames, NULL_FRAME).reshape(-1)
-    values = read_values(carry.pool, stepped, config.chunk_dim)
+    values = read_values(carry.pool, stepped, config.chunk_dim, config.kernels)
     pool, is_sound = update_frames(
         carry.pool,
         stepped,
@@ -152,6 +155,7 @@ def _step_rows(
         optimizer,
         step=state.step,
         scale=optimizer.scale_of(jnp.repeat(tables, config.num_chunks)),
+        kernels=config.kernels,
     )
     is_sound = is_finite & is_sound.reshape(steps.shape)
     is_spoilt = part.is_row[:, None] & ~is_sound
@@ -192,6 +196,7 @@ def _step_shared(
     grads: jax.Array,
     step: jax.Array,
     optimizer: SparseOptimizer,
+    kernels: Implementation | None,
 ) -> tuple[ChunkPool, jax.Array]:
     """Step the shared vectors from which lanes have read.
 
@@ -201,6 +206,7 @@ def _step_shared(
       grads: `[N, K, C]`.
       step: `i32[]` updates before this one.
       optimizer: the store's optimizer.
+      kernels: as for `EmbeddingConfig`.
 
     Returns:
       The pool, updated; and `i32[]` how many chunks were left alone.
@@ -222,6 +228,7 @@ def _step_shared(
         optimizer,
         step=step,
         purpose=3,
+        kernels=kernels,
     )
     is_sound = is_finite & is_sound.reshape(targets.shape)
     return pool, jnp.sum((targets != NULL_FRAME) & ~is_sound)

@@ -26,6 +26,7 @@ from .extent import first_chunks, present_chunks
 from .keys import Keys
 from .page_table import buckets_of
 from .pruning import choose_extents
+from .row_numbers import entries_of_rows
 from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool, EmbeddingState, FrameArena, PageTable
 from .store import EmbeddingStore
@@ -40,9 +41,10 @@ class FromDenseInfo(NamedTuple):
     """What of dense tables a store has room for.
 
     Attributes:
-      kept_keys: rows that have an entry, with chunks or without.
-      dropped_keys: rows that have none: their bucket is full of better ones.
-      empty_keys: rows that have an entry and no chunk.
+      kept_keys: rows that are tracked, with chunks or without.
+      dropped_keys: rows that are not: their bucket is full of better ones, or with
+        `table_sizes` they are worth nothing.
+      empty_keys: rows that are tracked and have no chunk.
       kept_chunks: chunks that have a frame.
       dropped_chunks: chunks that have none.
       kept_square: share of the tables' squared L2 norm that the kept chunks hold, 1
@@ -154,13 +156,16 @@ def from_dense(
     state = dataclasses.replace(
         state, threshold=threshold, pages=pages, pool=pool, arena=arena
     )
+    is_tracked = np.ones(len(entries), bool)
+    if config.table_sizes is not None:
+        is_tracked = (lengths > 0) | (rows.utility > 0).any(axis=1)
     num_given = sum(array.size for array in dense.values()) // config.chunk_dim
     num_dropped = num_given - num_chunks
     share = kept_square / total_square if total_square and num_dropped else 1.0
     info = FromDenseInfo(
-        kept_keys=len(entries),
-        dropped_keys=num_rows - len(entries),
-        empty_keys=int(np.count_nonzero(lengths == 0)),
+        kept_keys=int(is_tracked.sum()),
+        dropped_keys=num_rows - int(is_tracked.sum()),
+        empty_keys=int(np.count_nonzero(is_tracked & (lengths == 0))),
         kept_chunks=num_chunks,
         dropped_chunks=num_dropped,
         kept_square=min(share, 1.0),  # the two sums round differently
@@ -169,12 +174,16 @@ def from_dense(
 
 
 def _place(rows: Rows, config: EmbeddingConfig) -> tuple[Rows, np.ndarray]:
-    """Choose the rows that get an entry: the best W of each bucket.
+    """Choose the rows that get an entry: the best W of each bucket, or all.
 
     Returns:
       Those rows, in their order, and their entries `i32[n]`: the ways that `admit`
       would give them.
     """
+    if config.table_sizes is not None:
+        return rows, np.asarray(
+            entries_of_rows(rows.low, rows.table, config.table_sizes)
+        )
     hash_rows = jax.jit(buckets_of, static_argnums=2)
     buckets = np.asarray(
         hash_rows(Keys(rows.low, rows.high), rows.table, config.num_buckets)
@@ -200,17 +209,21 @@ def _fill_pages(
     pages: PageTable, entries: np.ndarray, rows: Rows, config: EmbeddingConfig
 ) -> PageTable:
     """Write entries, `i32[n]`, of an empty page table, with all of their chunks."""
-    key_high = pages.key_high
+    key_low, key_high, owner = pages.key_low, pages.key_high, pages.owner
+    if key_low is not None:
+        key_low = key_low.at[entries].set(rows.low)
     if key_high is not None:
         key_high = key_high.at[entries].set(rows.high)
+    if owner is not None:
+        owner = owner.at[entries].set((rows.table + 1).astype(owner.dtype))
     codes = encode(jnp.asarray(rows.utility), jnp.uint32(_NEAREST))
     per_entry = pages.utility.reshape(-1, config.num_utilities)
     everything = first_chunks(jnp.int32(config.num_chunks), config)
     return dataclasses.replace(
         pages,
-        key_low=pages.key_low.at[entries].set(rows.low),
+        key_low=key_low,
         key_high=key_high,
-        owner=pages.owner.at[entries].set((rows.table + 1).astype(pages.owner.dtype)),
+        owner=owner,
         extent=pages.extent.at[entries].set(everything),
         utility=per_entry.at[entries].set(codes).reshape(-1),
     )

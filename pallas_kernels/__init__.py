@@ -8,6 +8,7 @@ from .api import gather_chunks as gather_chunks
 from .api import gather_runs as gather_runs
 from .api import probe_page_table as probe_page_table
 from .api import scatter_chunks as scatter_chunks
+from .api import update_chunks as update_chunks
 from .reference import NO_WAY as NO_WAY
 from .reference import NULL_FRAME as NULL_FRAME
 from .windows import exchange_windows as exchange_windows
@@ -26,4 +27,5 @@ __all__ = [
     "probe_page_table",
     "scatter_chunks",
     "scatter_windows",
+    "update_chunks",
 ]

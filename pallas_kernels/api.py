@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import reference
+from .reference import NULL_FRAME, Arrays, Update
 from .windows import num_windows
 
 __all__ = [
@@ -15,9 +17,10 @@ __all__ = [
     "gather_runs",
     "probe_page_table",
     "scatter_chunks",
+    "update_chunks",
 ]
 
-Implementation = Literal["xla", "mosaic_tpu", "triton"]
+Implementation = Literal["xla", "mosaic_tpu", "sparsecore", "triton"]
 
 
 def gather_chunks(
@@ -35,9 +38,10 @@ def gather_chunks(
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
       implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
-        a TPU; `"triton"` for a C that is a power of 2 on an NVIDIA GPU. Both have been
-        compiled for such chips and not yet run on any, so `None` chooses `"xla"`. They
-        do not lower for other platforms, nor under `jax.vmap` on a TPU.
+        a TPU, and `"sparsecore"` on one with SparseCores; `"triton"` for a C that is a
+        power of 2 on an NVIDIA GPU. They have been compiled for such chips and not yet
+        run on any, so `None` chooses `"xla"`. They do not lower for other platforms,
+        nor under `jax.vmap` on a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -52,7 +56,7 @@ def gather_chunks(
     Array([[3., 4.],
            [0., 0.]], dtype=float32)
     """
-    _check_implementation(implementation, "mosaic_tpu", "triton")
+    _check_implementation(implementation, "mosaic_tpu", "sparsecore", "triton")
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
     if implementation in (None, "xla"):
@@ -67,6 +71,8 @@ def _gather_by_kernel(
     # Not at the top: JAX may drop one of them, and the others must still be there.
     if implementation == "triton":
         from .triton import gather_chunks as gather
+    elif implementation == "sparsecore":
+        from .sparsecore import gather_chunks as gather
     else:
         from .mosaic_tpu import gather_chunks as gather
     return gather(pool, frames, chunk_dim)
@@ -171,6 +177,84 @@ def scatter_chunks(
     return reference.scatter_chunks(pool, frames, chunks)
 
 
+def update_chunks(
+    arrays: Arrays,
+    frames: jax.Array,
+    operands: Arrays,
+    update: Update,
+    widths: tuple[int, ...],
+    *,
+    implementation: Implementation | None = None,
+) -> tuple[Arrays, jax.Array]:
+    """Read chunks of several arrays, work out new ones, and write them in their place.
+
+    One pass over values and optimizer state of the frames that a batch touches; nothing
+    else of the arrays is read or written.
+
+    Args:
+      arrays: each `[P * w]` flat or `[L, l]` lines with `l` a multiple of its width w;
+        donate them.
+      frames: `i32[n]`, distinct but for `NULL_FRAME`; `NULL_FRAME`, negative numbers
+        and those that one of the arrays does not have write nothing.
+      operands: what else the update needs, arrays, each `[n, k]` or a scalar `[]`.
+      update: `update(windows, operands) -> windows, accepts`, of windows `[m, w]` per
+        array, the m rows of the operands that belong to them, and `bool[m, 1]`: what is
+        not accepted is left as it is. Traced, with any m; each row by itself, no arrays
+        but its arguments. Not differentiated.
+      widths: w per array, values per frame.
+      implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits and one
+        width that divides 128, on a TPU; `"triton"` for widths that are powers of 2, on
+        an NVIDIA GPU. Both have been compiled for such chips and not yet run on any, so
+        `None` chooses `"xla"`.
+
+    Returns:
+      The arrays, in place where the caller donates them; and `bool[n]`, what was
+      accepted, of frames that are not written too.
+
+    Raises:
+      ValueError: on shapes that do not fit.
+      TypeError: on frame numbers that are not int32.
+      NotImplementedError: on an implementation that is not there or cannot do this.
+
+    >>> def descend(windows, operands):
+    ...     new = windows[0] - 0.5 * operands[0]
+    ...     return (new,), jnp.all(jnp.isfinite(new), axis=-1, keepdims=True)
+    >>> update_chunks(
+    ...     (jnp.zeros(6),), jnp.array([2, 0]), (jnp.ones((2, 2)),), descend, (2,))
+    ((Array([ 0. ,  0. ,  0. ,  0. , -0.5, -0.5], dtype=float32),), \
+Array([ True,  True], dtype=bool))
+    """
+    _check_implementation(implementation, "mosaic_tpu", "triton")
+    _check_int32("frames", frames)
+    if frames.ndim != 1:
+        raise ValueError(f"frames must have shape (n,), got {frames.shape}")
+    if len(arrays) != len(widths) or not arrays:
+        raise ValueError(
+            f"widths must have one number per array, got {len(widths)} for "
+            f"{len(arrays)} arrays"
+        )
+    counts = {
+        num_windows(array, width) for array, width in zip(arrays, widths, strict=True)
+    }
+    for number, operand in enumerate(operands):
+        if not isinstance(operand, jax.Array | np.ndarray):
+            raise TypeError(f"operands[{number}] must be an array, got {operand!r}")
+        if operand.ndim and operand.shape[:-1] != frames.shape:
+            raise ValueError(
+                f"operands must have shape ({frames.size}, k) or (), got "
+                f"{operand.shape}"
+            )
+    _check_update(update, arrays, widths, operands, frames.size)
+    if implementation in (None, "xla"):
+        return reference.update_chunks(arrays, frames, operands, update, widths)
+    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
+    if implementation == "triton":
+        from .triton import update_chunks as step
+    else:
+        from .mosaic_tpu import update_chunks as step
+    return step(arrays, frames, operands, update, widths)
+
+
 def probe_page_table(
     words: tuple[jax.Array, ...],
     queries: tuple[jax.Array, ...],
@@ -215,6 +299,33 @@ def probe_page_table(
                 f"dtype of their word {word.dtype}, got {query.dtype}{query.shape}"
             )
     return reference.probe_page_table(words, queries, buckets, num_ways)
+
+
+def _check_update(
+    update: Update,
+    arrays: Arrays,
+    widths: tuple[int, ...],
+    operands: Arrays,
+    num_rows: int,
+) -> None:
+    """Refuse an update that does not return what it was given, of other values."""
+    windows = tuple(
+        jax.ShapeDtypeStruct((num_rows, width), array.dtype)
+        for array, width in zip(arrays, widths, strict=True)
+    )
+    given = tuple(jax.ShapeDtypeStruct(one.shape, one.dtype) for one in operands)
+    returned, accepts = jax.eval_shape(update, windows, given)
+    shapes = [window.shape for window in returned]
+    if shapes != [window.shape for window in windows]:
+        raise ValueError(
+            f"update must return windows {[window.shape for window in windows]}, "
+            f"returned {shapes}"
+        )
+    if (accepts.shape, accepts.dtype) != ((num_rows, 1), jnp.bool_):
+        raise ValueError(
+            f"update must return accepts bool[{num_rows}, 1], returned "
+            f"{accepts.dtype}{list(accepts.shape)}"
+        )
 
 
 def _check_implementation(implementation: str | None, *more: str) -> None:

@@ -1,19 +1,26 @@
 """The kernels' meaning, in pure `jax.numpy`: runs everywhere, defines the results."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .windows import gather_windows, scatter_windows
+from .windows import gather_windows, num_windows, scatter_windows
 
 __all__ = [
     "NO_WAY",
     "NULL_FRAME",
+    "Update",
     "gather_chunks",
     "gather_runs",
     "probe_page_table",
     "scatter_chunks",
+    "update_chunks",
 ]
+
+Arrays = tuple[jax.Array, ...]
+Update = Callable[[Arrays, Arrays], tuple[Arrays, jax.Array]]
 
 NULL_FRAME = 0  # the frame of an absent chunk: always zeros, never written
 NO_WAY = -1  # what a probe answers for a key that is not there
@@ -77,3 +84,28 @@ def probe_page_table(
     ways = lax.broadcasted_iota(jnp.int32, match.shape, match.ndim - 1)
     way = jnp.min(jnp.where(match, ways, num_ways), axis=-1)
     return jnp.where(way < num_ways, way, NO_WAY)
+
+
+def update_chunks(
+    arrays: Arrays,
+    frames: jax.Array,
+    operands: Arrays,
+    update: Update,
+    widths: tuple[int, ...],
+) -> tuple[Arrays, jax.Array]:
+    """Step frames of several arrays; see `pallas_kernels.api.update_chunks`."""
+    windows = tuple(
+        gather_windows(array, frames, width)
+        for array, width in zip(arrays, widths, strict=True)
+    )
+    windows, accepts = update(windows, operands)
+    # Not before they are read: who has read the same frames shares that with us.
+    pairs = zip(arrays, widths, strict=True)
+    last = min(num_windows(array, width) for array, width in pairs) - 1
+    is_written = accepts[:, 0] & (frames > NULL_FRAME) & (frames <= last)
+    written = jnp.where(is_written, frames, -1)
+    arrays = tuple(
+        scatter_windows(array, written, window)
+        for array, window in zip(arrays, windows, strict=True)
+    )
+    return arrays, accepts[:, 0]

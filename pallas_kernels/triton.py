@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from .reference import NULL_FRAME
+from .reference import NULL_FRAME, Arrays, Update
 
-__all__ = ["gather_chunks"]
+__all__ = ["gather_chunks", "update_chunks"]
 
 _FLOATS = (jnp.float32, jnp.float16, jnp.bfloat16)
 _VALUES = 2048  # per program
@@ -38,16 +38,7 @@ def gather_chunks(
     Raises:
       NotImplementedError: on another C, and on a larger pool.
     """
-    if chunk_dim & (chunk_dim - 1):
-        raise NotImplementedError(
-            "implementation='triton' needs a chunk_dim that is a power of 2, got "
-            f"{chunk_dim}"
-        )
-    if not (jnp.issubdtype(pool.dtype, jnp.integer) or pool.dtype in _FLOATS):
-        raise NotImplementedError(
-            "implementation='triton' needs a pool of integers, float32, float16 or "
-            f"bfloat16, got {pool.dtype}"
-        )
+    _check("chunk_dim", chunk_dim, pool)
     flat = frames.reshape(-1)
     block = max(_VALUES // chunk_dim, 1)
     num_blocks = -(-flat.size // block)
@@ -97,3 +88,143 @@ def _gather_block(
         values,
         mask=jnp.broadcast_to(exists[:, None], (block, chunk_dim)),
     )
+
+
+def update_chunks(
+    arrays: Arrays,
+    frames: jax.Array,
+    operands: Arrays,
+    update: Update,
+    widths: tuple[int, ...],
+    *,
+    interpret: bool = False,
+) -> tuple[Arrays, jax.Array]:
+    """Step frames of several arrays; see `pallas_kernels.api.update_chunks`.
+
+    Args:
+      arrays: each fewer than 2^31 values.
+      frames: `i32[n]`, distinct but for `NULL_FRAME`, all in range.
+      operands: each `[n, k]` with k a power of 2, or a scalar.
+      update: of rows.
+      widths: per array, powers of 2.
+      interpret: as for `pl.pallas_call`.
+
+    Returns:
+      The arrays, and `bool[n]` what was accepted.
+
+    Raises:
+      NotImplementedError: on other widths, and on larger arrays.
+    """
+    for number, (array, width) in enumerate(zip(arrays, widths, strict=True)):
+        _check(f"widths[{number}]", width, array)
+    for number, operand in enumerate(operands):
+        if operand.ndim:
+            _check(f"operands[{number}].shape[1]", operand.shape[1], operand)
+    row_widths = [one.shape[1] if one.ndim else None for one in operands]
+    widest = max(*widths, *(width or 1 for width in row_widths))
+    block = max(_VALUES // widest, 1)
+    num_blocks = -(-frames.size // block)
+    most = max(array.size for array in arrays)
+    if max(most, num_blocks * block * widest) >= 1 << 31:
+        raise NotImplementedError(
+            "implementation='triton' needs arrays and gradients to have fewer than "
+            f"2^31 values, got {most} and {frames.size} rows"
+        )
+    if not num_blocks:
+        return arrays, jnp.zeros(0, bool)
+    # A scalar is a row that all programs read.
+    rows = [
+        operand.reshape(-1) if operand.ndim else operand[None] for operand in operands
+    ]
+    flat = [array.reshape(-1) for array in arrays]
+    first = 1 + len(rows)
+    *new, accepts = pl.pallas_call(
+        functools.partial(
+            _update_block,
+            block=block,
+            update=update,
+            widths=widths,
+            row_widths=row_widths,
+        ),
+        out_shape=[
+            *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in flat),
+            jax.ShapeDtypeStruct(frames.shape, jnp.int32),
+        ],
+        grid=(num_blocks,),
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (first + len(flat)),
+        out_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (len(flat) + 1),
+        input_output_aliases={first + number: number for number in range(len(flat))},
+        compiler_params=plgpu.CompilerParams(num_warps=_NUM_WARPS),
+        interpret=interpret,
+        name="update_chunks",
+    )(frames, *rows, *flat)
+    shaped = zip(new, arrays, strict=True)
+    return tuple(one.reshape(array.shape) for one, array in shaped), accepts > 0
+
+
+def _update_block(
+    frames: Any,
+    *refs: Any,
+    block: int,
+    update: Update,
+    widths: tuple[int, ...],
+    row_widths: list[int | None],
+) -> None:
+    """Step the frames of a block, each of its own: no two programs share one.
+
+    Args:
+      frames: `i32[n]`.
+      *refs: the operands, flat; the arrays twice, as they come and to be written; and
+        `i32[n]` what is accepted, to be written.
+      block: frames per program.
+      update: of rows.
+      widths: per array.
+      row_widths: per operand, `None` for a scalar.
+    """
+    num_rows, num_arrays = len(row_widths), len(widths)
+    rows_in, arrays = refs[:num_rows], refs[num_rows : num_rows + num_arrays]
+    *new_arrays, accepted = refs[num_rows + num_arrays :]
+    row = pl.program_id(0) * block + jnp.arange(block)
+    exists = row < frames.shape[0]
+    frame = plgpu.load(frames.at[row], mask=exists, other=NULL_FRAME)
+
+    def places(index: jax.Array, width: int) -> jax.Array:
+        return index[:, None] * width + jnp.arange(width)[None, :]
+
+    def spread(mask: jax.Array, width: int) -> jax.Array:
+        return jnp.broadcast_to(mask[:, None], (block, width))
+
+    given = tuple(
+        plgpu.load(operand.at[jnp.int32(0)])
+        if width is None
+        else plgpu.load(
+            operand.at[places(row, width)], mask=spread(exists, width), other=0
+        )
+        for operand, width in zip(rows_in, row_widths, strict=True)
+    )
+    is_real = frame != NULL_FRAME
+    windows = tuple(
+        plgpu.load(array.at[places(frame, width)], mask=spread(is_real, width), other=0)
+        for array, width in zip(arrays, widths, strict=True)
+    )
+    windows, accepts = update(windows, given)
+    for array, window, width in zip(new_arrays, windows, widths, strict=True):
+        mask = spread(is_real, width) & jnp.broadcast_to(accepts, (block, width))
+        plgpu.store(
+            array.at[places(frame, width)], window.astype(array.dtype), mask=mask
+        )
+    flags = jnp.sum(accepts.astype(jnp.int32), axis=1)
+    plgpu.store(accepted.at[row], flags, mask=exists)
+
+
+def _check(name: str, width: int, array: jax.Array) -> None:
+    """Refuse widths and dtypes that Triton does not load."""
+    if width < 1 or width & (width - 1):
+        raise NotImplementedError(
+            f"implementation='triton' needs a {name} that is a power of 2, got {width}"
+        )
+    if not (jnp.issubdtype(array.dtype, jnp.integer) or array.dtype in _FLOATS):
+        raise NotImplementedError(
+            "implementation='triton' needs arrays of integers, float32, float16 or "
+            f"bfloat16, got {array.dtype}"
+        )

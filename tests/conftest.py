@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
         os.environ.get("XLA_FLAGS", ""),  # the last one counts
     ]
 )

@@ -16,8 +16,9 @@ import numpy as np
 from fiited_jax.chunk_pool import initial_values
 from fiited_jax.doorkeeper import slots_and_tags
 from fiited_jax.keys import Keys
-from fiited_jax.page_table import buckets_of
+from fiited_jax.page_table import buckets_of, read_keys
 from fiited_jax.precision import from_stored, round_nearest
+from fiited_jax.row_numbers import entries_of_rows
 from fiited_jax.shared_pool import shared_frames
 from helpers import tolerance
 
@@ -48,7 +49,10 @@ def _hash(keys, tables, seed, config):
             config.initial_scale,
         )
 
-    where = buckets_of(keys, tables, config.num_buckets)
+    if config.table_sizes is None:
+        where = buckets_of(keys, tables, config.num_buckets)
+    else:
+        where = entries_of_rows(keys.low, tables, config.table_sizes)
     slots, tags = slots_and_tags(keys, tables, max(config.filter_slots, 1))
     vectors = jnp.zeros_like(tables)
     if config.num_shared:
@@ -64,6 +68,8 @@ class Model:
 
     def __init__(self, config, seed, learning_rate, shared=None):
         self.config, self.seed, self.learning_rate = config, seed, learning_rate
+        self.has_rows = config.table_sizes is not None
+        self.num_ways = 1 if self.has_rows else config.num_ways
         self.step = self.decayed_at = 0
         self.ways = [None] * config.num_entries
         self.unused = config.num_frames - 1  # frames never handed out since a move
@@ -93,14 +99,24 @@ class Model:
 
     def find(self, key):
         """The entry number of a key, or -1."""
-        first = self.buckets[key] * self.config.num_ways
-        for entry in range(first, first + self.config.num_ways):
-            if self.ways[entry] is not None and self.ways[entry].key == key:
+        if self.is_too_wide(key):
+            return -1
+        first = self.buckets[key] * self.num_ways
+        for entry in range(first, first + self.num_ways):
+            held = self.ways[entry]
+            if held is not None and held.key == key and not self.is_empty(held):
                 return entry
         return -1
 
+    def is_empty(self, entry):
+        """Whether a row is as if it had never come."""
+        return self.has_rows and not entry.chunks and not entry.utility.any()
+
     def is_too_wide(self, key):
-        return self.config.id_bits == 32 and key[1] != 0
+        low, high, table = key
+        if self.has_rows:
+            return high != 0 or low >= self.config.table_sizes[table]
+        return self.config.id_bits == 32 and high != 0
 
     def allowed(self, key):
         """How many chunks the table of a key allows."""
@@ -140,7 +156,7 @@ class Model:
         new = [(key, entry) for key, entry in placed.items() if entry >= 0]
         for key, index in new:
             old = self.ways[index]
-            if old is not None:
+            if old is not None and not self.has_rows:
                 evicted.append(old.key)
             self.ways[index] = self.settle(key, 0 if old is None else len(old.chunks))
         counts["admitted"], counts["evicted"] = len(new), len(evicted)
@@ -187,13 +203,15 @@ class Model:
 
     def choose(self, key, taken, is_unknown):
         """The way a new key takes: free, else the coldest not in use, else none."""
-        first = self.buckets[key] * self.config.num_ways
+        first = self.buckets[key] * self.num_ways
+        if self.has_rows:
+            return first
         best, lowest = -1, np.inf
         if is_unknown:
             weights = self.config.priority_weights
             place = min(self.config.initial_chunks, len(weights) - 1)
             lowest = np.float32(self.threshold) / np.float32(weights[place])
-        for index in range(first, first + self.config.num_ways):
+        for index in range(first, first + self.num_ways):
             entry = self.ways[index]
             if index in taken:
                 continue
@@ -357,9 +375,8 @@ class Model:
         np.testing.assert_allclose(state.threshold, self.threshold, rtol=2.0**-8)
         self.threshold = float(state.threshold)
         pages = jax.tree.map(np.asarray, state.pages)
-        high = pages.key_high if config.id_bits > 32 else np.zeros_like(pages.key_low)
-        words = [pages.key_low, high, pages.owner.astype(np.int64) - 1]
-        words = [word.tolist() for word in words]
+        keys, tables = read_keys(state.pages, jnp.arange(config.num_entries))
+        words = [np.asarray(word).tolist() for word in (*keys, tables)]
         bits = pages.utility.astype(np.uint32) << 15
         utility = bits.view(np.float32).reshape(-1, config.num_utilities)
         values = np.asarray(from_stored(state.pool.values)).reshape(-1)
@@ -372,7 +389,10 @@ class Model:
             self.shared = got.copy()
         near_utility, near_values = [], []  # pairs, compared at once
         for index, entry in enumerate(self.ways):
-            if entry is None:
+            if entry is not None:  # what is next to nothing may be flushed to zero
+                is_tiny = entry.utility < 1e-30
+                entry.utility[is_tiny] = utility[index][is_tiny]
+            if entry is None or self.is_empty(entry):
                 assert words[2][index] == -1
                 continue
             assert tuple(word[index] for word in words) == entry.key

@@ -255,11 +255,11 @@ def test_what_changes_nothing_is_not_tried(tmp_path):
     lengths, chunks = tried(), tried(ranking="chunks", chunk_dim=2)
     assert "length_alpha=2.0" in lengths
     assert not any("length_alpha" in change for change in chunks)
-    # By default one frame per entry, and half of eight.
-    assert {"frames_per_entry=2.0", "frames_per_entry=4.0"} <= lengths
-    assert "frames_per_entry=1.0" not in lengths
-    assert {"frames_per_entry=1.0", "frames_per_entry=2.0"} <= chunks
-    assert "frames_per_entry=4.0" not in chunks
+    assert {"page_table=hashed", "page_table=rows"} <= lengths
+    assert "value_dtype=bfloat16" not in lengths
+    by_rows = tried(page_table="rows")
+    assert not any("frames_per_entry" in change for change in by_rows)
+    assert "filter_share=0.05" not in by_rows
 
 
 def test_the_fingerprint_is_that_of_every_example():

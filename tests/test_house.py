@@ -18,9 +18,10 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # Imports run one way: a module may import what stands on a line above it.
 LAYERS = [
     {"version", "files"},
-    {"checks", "elementwise", "keys", "precision", "scorers"},
+    {"checks", "elementwise", "keys", "precision", "row_numbers", "scorers"},
     {"sparse_optim"},
     {"sizes"},
+    {"budget"},
     {"config", "state", "utility"},
     {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"}
     | {"table_rules", "utility_scale"},
@@ -28,7 +29,7 @@ LAYERS = [
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},
     {"store"},
-    {"nn", "warm_start"},
+    {"chip_cases", "nn", "warm_start"},
     {"models", "methods", "data"},
     {"training"},
     {"comparison"},

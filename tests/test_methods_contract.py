@@ -16,6 +16,7 @@ import fiited_jax as fj
 from fiited_jax.data import Vocabulary
 from fiited_jax.memory import dense_bytes
 from fiited_jax.methods import METHODS, STORE_OPTIONS, Request, options_read
+from fiited_jax.methods.id_words import id_words
 from fiited_jax.training.loop import digest
 
 WIDTH = 8
@@ -134,11 +135,12 @@ def test_it_reads_the_options_that_are_said(name):
         "ranking": "chunks",
         "length_alpha": 1.0,
         "half_life": 9.0,
-        "frames_per_entry": 2.0,
+        "frames_per_entry": 4.0,
         "filter_share": 0.1,
         "fallback": "shared",
         "shared_share": 0.1,
         "value_dtype": "bfloat16",
+        "page_table": "rows",
     }
     assert others.keys() == STORE_OPTIONS - {"prune_interval", "prune_warmup"}
     read = options_read(name)
@@ -328,3 +330,57 @@ def test_rows_of_tables_compete_as_the_method_says(name, held):
     grads = np.where(is_best, [9.0, 0.1], [1.8, 0.05])[..., None] * np.ones(8)
     step(embed, jnp.asarray(grads, jnp.float32))
     assert [use.frames for use in embed.memory_report().tables] == held
+
+
+def entries_of(method):
+    """The config of the store that a method makes."""
+    return method.make_embed(nnx.Rngs(0)).store.config
+
+
+def test_rows_are_taken_where_they_leave_a_frame_for_each():
+    known, num_ids = vocabulary(), sum(SIZES)
+    least = 28 + 5 * num_ids + 4 * (num_ids + 1)  # a frame is a value and its slot
+    with_rows = build("fiited", 2 * least)
+    assert entries_of(with_rows).table_sizes == SIZES
+    too_few = build("fiited", least)
+    assert entries_of(too_few).table_sizes is None
+    for options in ({"frames_per_entry": 2.0}, {"filter_share": 0.1}):
+        assert entries_of(build("fiited", 2 * least, **options)).table_sizes is None
+    assert entries_of(build("fiited", least, page_table="rows")).num_entries == num_ids
+    many = Vocabulary([np.arange(1 << 18)])  # more chunks than are numbered
+    sizes = {"embedding_dim": 1 << 13, "num_tables": 1}
+    assert entries_of(build("fiited", 10**7, known=many, **sizes)).table_sizes is None
+    with pytest.raises(ValueError, match="an entry for each of 492 rows"):
+        build("fiited", 2000, page_table="rows")
+    ids = np.array([[3, 10, 3], [4, 3 + 7 * 79, -1]])
+    # Unknown ids are behind the last row, padding stays padding.
+    assert with_rows.encode(ids).tolist() == [[0, 1, 0], [400, 79, -1]]
+    assert with_rows.encode(ids).dtype == np.int32
+    assert known.rows(ids)[0].tolist() == [0, 401, 480]
+
+
+def test_the_missing_category_alone_costs_no_word():
+    missing = 1 << 32
+    short = Vocabulary([np.array([5, 9]), np.array([7])])
+    marked = Vocabulary([np.array([5, 9, missing]), np.array([7])])
+    wide = Vocabulary([np.array([5, 9, missing, missing + 1]), np.array([7])])
+    bits = [id_words(known).bits for known in (short, marked, wide)]
+    assert bits == [32, 32, 64]
+    made = [build("fiited_paper", 3000, known=known) for known in (short, marked, wide)]
+    of_short, of_marked, of_wide = (entries_of(method).entry_bytes for method in made)
+    assert of_short == of_marked == of_wide - 4
+    made = [build("cafe", 3000, known=known) for known in (short, marked, wide)]
+    words = [
+        state_of(method.make_embed(nnx.Rngs(0))).sketch.key_high for method in made
+    ]
+    assert [word is None for word in words] == [True, True, False]
+
+
+def test_the_missing_category_changes_places_with_an_id_that_is_not_there():
+    top = (1 << 32) - 1
+    known = Vocabulary([np.array([5, top, 1 << 32]), np.array([top - 1])])
+    words = id_words(known)
+    ids = np.array([[1 << 32, top], [top - 2, 5], [-1, 1 << 33]])
+    keys = words.encode(ids)
+    assert keys.low.tolist() == [[top - 2, top], [0, 5], [top, 0]]
+    assert keys.high.tolist() == [[0, 0], [1, 0], [top, 2]]

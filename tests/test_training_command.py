@@ -91,7 +91,7 @@ def test_a_full_store_ends_the_run_if_asked_to(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     (out / "summary.json").write_text("of a run before")
-    sizes = ["--batch-size", "32", "--log-every", "2", "--compression", "20"]
+    sizes = ["--batch-size", "32", "--log-every", "2", "--compression", "40"]
     arguments = [*command(tmp_path, 400), *sizes, "--out", str(out)]
     refuse([*arguments, "--on-full", "error"], "out of entries at step 2:", capsys)
     assert [path.name for path in out.iterdir()] == ["summary.json"]

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from ..sizes import default_frames_per_entry
 from ..training import SharedOptions
 
 __all__ = ["Change", "changes"]
@@ -37,6 +36,7 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "half_life": (500.0, 2000.0, 8000.0, _NEVER),
     "filter_share": (0.0, 0.05),
     "value_dtype": ("float32", "bfloat16"),
+    "page_table": ("hashed", "rows"),
 }
 
 
@@ -50,7 +50,7 @@ def changes(options: SharedOptions) -> list[Change]:
       The changes that a store allows.
 
     >>> [str(change) for change in changes(SharedOptions(embedding_dim=2))][-1]
-    'value_dtype=bfloat16'
+    'page_table=rows'
     """
     tried = [Change(name, value) for name, values in _TRIED.items() for value in values]
     return [change for change in tried if _makes_sense(change, options)]
@@ -59,9 +59,6 @@ def changes(options: SharedOptions) -> list[Change]:
 def _makes_sense(change: Change, options: SharedOptions) -> bool:
     """Whether it changes something, and the store takes it with the other options."""
     held = getattr(options, change.option)
-    if change.option == "frames_per_entry" and held is None:
-        num_chunks = options.embedding_dim // options.chunk_dim
-        held = default_frames_per_entry(options.ranking, num_chunks)
     if change.option == "length_alpha" and options.ranking != "lengths":
         return False
     if change.value == held:

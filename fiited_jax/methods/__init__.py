@@ -45,6 +45,7 @@ STORE_OPTIONS = frozenset(
         "fallback",
         "shared_share",
         "value_dtype",
+        "page_table",
         "prune_interval",
         "prune_warmup",
     }

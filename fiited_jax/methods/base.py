@@ -86,6 +86,8 @@ class Request:
       fallback: as for `EmbeddingConfig`.
       shared_share: as for `EmbeddingConfig.from_budget`.
       value_dtype: as for `EmbeddingConfig`.
+      page_table: of method fiited: `"hashed"`; `"rows"`, an entry for every id of the
+        training split; or `"auto"`.
       initial_scale: initial values are uniform in `[-initial_scale, initial_scale)`.
     """
 
@@ -104,6 +106,7 @@ class Request:
     fallback: Literal["zero", "shared"] = "zero"
     shared_share: float = 0.5
     value_dtype: Literal["float32", "bfloat16"] = "float32"
+    page_table: Literal["auto", "hashed", "rows"] = "auto"
     initial_scale: float = 0.01
 
 

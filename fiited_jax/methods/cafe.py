@@ -19,11 +19,11 @@ import math
 from flax import nnx
 
 from ..checks import BudgetError
-from ..keys import keys_from_int64
 from ..memory import dense_bytes
 from .base import Embed, Method, Request, required_budget
 from .cafe_embed import CafeEmbed
 from .hot_sketch import sketch_bytes
+from .id_words import id_words
 from .table_embed import rows_within, table_bytes
 
 __all__ = ["cafe"]
@@ -50,9 +50,10 @@ def cafe(request: Request) -> Method:
     """
     budget, width = required_budget(request), request.embedding_dim
     vocabulary, optimizer = request.vocabulary, request.optimizer
+    words = id_words(vocabulary)
 
     def sketch_size(num_hot: int) -> int:
-        return sketch_bytes(num_hot, request.num_tables, vocabulary.id_bits)
+        return sketch_bytes(num_hot, request.num_tables, words.bits)
 
     def num_shared(num_hot: int) -> int:
         return rows_within(budget - sketch_size(num_hot), width, optimizer) - num_hot
@@ -80,10 +81,10 @@ def cafe(request: Request) -> Method:
             width,
             optimizer,
             num_tables=request.num_tables,
-            id_bits=vocabulary.id_bits,
+            id_bits=words.bits,
             threshold=threshold,
             initial_scale=request.initial_scale,
             rngs=rngs,
         )
 
-    return Method(width, make_embed, keys_from_int64, prunes=True)
+    return Method(width, make_embed, words.encode, prunes=True)

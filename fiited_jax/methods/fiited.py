@@ -1,13 +1,15 @@
 """`fiited`: the store of this package, chunks pruned while training."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from ..config import EmbeddingConfig
-from ..keys import keys_from_int64
 from ..nn.nnx import PagedEmbed
 from .base import Embed, Method, Request, required_budget
+from .id_words import id_words
 
 __all__ = ["BARE", "WAITING", "fiited", "store_method"]
 
@@ -27,9 +29,25 @@ WAITING = BARE | {"frames_per_entry": 0.5, "initial_chunks": 0, "headroom": 0.0}
 def fiited(request: Request) -> Method:
     """Build the store.
 
+    With `page_table="rows"` the ids of the training split are numbered, as they are for
+    the methods with a row per id, and all others of a table are one unknown id.
+    `"auto"` does so where that leaves a frame for every id, unless the request rules
+    how many ids are tracked.
+
     Raises:
       ValueError: on a budget or sizes that the store refuses.
     """
+    if request.page_table == "hashed":
+        return store_method(request)
+    if request.page_table == "rows":
+        return _numbered(request, _rows_config(request))
+    if request.frames_per_entry is None and not request.filter_share:
+        try:
+            config = _rows_config(request)
+        except ValueError:  # too small a budget, or more rows than are numbered
+            return store_method(request)
+        if config.target_frames >= request.vocabulary.num_pairs:
+            return _numbered(request, config)
     return store_method(request)
 
 
@@ -46,6 +64,41 @@ def store_method(request: Request, **rules: Any) -> Method:
     Raises:
       ValueError: as `fiited`.
     """
+    config = _config(request, **rules)
+    return Method(
+        request.embedding_dim,
+        _maker(request, config),
+        id_words(request.vocabulary).encode,
+        prunes=True,
+    )
+
+
+def _numbered(request: Request, config: EmbeddingConfig) -> Method:
+    """Build a store with an entry for every id of the training split."""
+    sizes = np.array(config.table_sizes)
+    first = np.cumsum(sizes) - sizes
+
+    def encode(ids: np.ndarray) -> np.ndarray:
+        rows = request.vocabulary.rows(ids)
+        unknown = np.where(ids < 0, -1, sizes)  # padding, and behind the last row
+        return np.where(rows < 0, unknown, rows - first).astype(np.int32)
+
+    return Method(request.embedding_dim, _maker(request, config), encode, prunes=True)
+
+
+def _maker(request: Request, config: EmbeddingConfig) -> Callable[[nnx.Rngs], Embed]:
+    def make_embed(rngs: nnx.Rngs) -> Embed:
+        return PagedEmbed(config, request.optimizer, rngs=rngs)
+
+    return make_embed
+
+
+def _rows_config(request: Request) -> EmbeddingConfig:
+    sizes = tuple(len(ids) for ids in request.vocabulary.tables)
+    return _config(request, num_ids=None, table_sizes=sizes)
+
+
+def _config(request: Request, **rules: Any) -> EmbeddingConfig:
     fields: dict[str, Any] = {
         "embedding_dim": request.embedding_dim,
         "chunk_dim": request.chunk_dim,
@@ -53,7 +106,7 @@ def store_method(request: Request, **rules: Any) -> Method:
         "num_tables": request.num_tables,
         "num_ids": request.vocabulary.num_pairs,
         # Wider ids than those of the training split are unknown: they read zeros.
-        "id_bits": request.vocabulary.id_bits,
+        "id_bits": id_words(request.vocabulary).bits,
         "initial_scale": request.initial_scale,
         "scorer": request.scorer,
         "ranking": request.ranking,
@@ -65,9 +118,4 @@ def store_method(request: Request, **rules: Any) -> Method:
         "shared_share": request.shared_share,
         "value_dtype": request.value_dtype,
     }
-    config = EmbeddingConfig.from_budget(required_budget(request), **(fields | rules))
-
-    def make_embed(rngs: nnx.Rngs) -> Embed:
-        return PagedEmbed(config, request.optimizer, rngs=rngs)
-
-    return Method(request.embedding_dim, make_embed, keys_from_int64, prunes=True)
+    return EmbeddingConfig.from_budget(required_budget(request), **(fields | rules))

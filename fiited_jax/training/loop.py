@@ -106,6 +106,7 @@ class Trainer:
                 fallback=options.fallback,
                 shared_share=options.shared_share,
                 value_dtype=options.value_dtype,
+                page_table=options.page_table,
             )
         )
         self._transformation = optax.apply_if_finite(

@@ -16,7 +16,7 @@ from ..sparse_optim import rowwise_adagrad
 __all__ = ["SharedOptions", "optional"]
 
 # Of what stores read, a name and the schedule of the trainer.
-_NOT_OF_STORE = {"scorer", "prune_interval", "prune_warmup"}
+_NOT_OF_STORE = {"scorer", "prune_interval", "prune_warmup", "page_table"}
 _AMPLE = "1GiB"  # a budget for which vectors are not too long
 
 
@@ -59,6 +59,10 @@ class SharedOptions:
         share with others, in a part of the budget.
       shared_share: that part, with fallback shared.
       value_dtype: how method fiited stores values; bfloat16 halves their bytes.
+      page_table: of method fiited: hashed tracks the ids that are worth most, of any
+        number; rows gives every id of the training split an entry, numbered as for the
+        methods with a row per id, and takes all others of a table for one; auto takes
+        rows where they leave a chunk for each.
       test_fraction: share of the data that is the test split: the last rows, with avazu
         the last days, with movielens random ratings. By default 0.1 for movielens,
         otherwise 0.2.
@@ -83,7 +87,8 @@ class SharedOptions:
     filter_share: float = 0.0
     fallback: Literal["zero", "shared"] = "zero"
     shared_share: float = 0.5
-    value_dtype: Literal["float32", "bfloat16"] = "float32"
+    value_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    page_table: Literal["auto", "hashed", "rows"] = "auto"
     test_fraction: Annotated[float | None, optional("FLOAT")] = None
 
     def __post_init__(self) -> None:
@@ -119,6 +124,12 @@ class SharedOptions:
                 f"chunk_dim must divide embedding_dim={self.embedding_dim}, "
                 f"got {self.chunk_dim}"
             )
+        for name in ("frames_per_entry", "filter_share"):
+            if self.page_table == "rows" and getattr(self, name):
+                raise ValueError(
+                    f"{name} must not be given with page_table=rows, where every id "
+                    f"has an entry; got {getattr(self, name)}"
+                )
         self._check_store()
 
     def _check_store(self) -> None:

@@ -1,6 +1,7 @@
 """Compilation for accelerators that are not there.
 
-    python -m pallas_kernels.aot --target v5e|v5p|v6e|h100 [--op NAME] [--json]
+    python -m pallas_kernels.aot --target v5e|v5p|v6e|h100 [--op NAME] [--limit SHARE] \
+        [--json]
 
 The compiler of a chip needs no chip: for TPUs it is in the package `libtpu`, for
 NVIDIA GPUs in `jax-cuda13-plugin` and `jax-cuda13-pjrt`. It says whether code compiles

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import math
 import sys
 
 import jax
@@ -16,7 +17,7 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile and print; the exit status is 1 if something does not compile."""
+    """Compile and print; the exit status is 1 if something is not as it should be."""
     parser = argparse.ArgumentParser(
         prog="python -m pallas_kernels.aot",
         description="Compile for an accelerator that is not there.",
@@ -28,11 +29,21 @@ def main(arguments: list[str] | None = None) -> int:
         help="operation, operation/implementation, or module:function, a function of "
         "your own that returns a pallas_kernels.aot.Case; by default all operations",
     )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        metavar="SHARE",
+        help="end with status 1 also if temporaries take more than this share of the "
+        "largest argument, such as 0.05",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     options = parser.parse_args(arguments)
+    limit = math.inf if options.limit is None else options.limit
+    if not limit >= 0:
+        parser.error(f"limit must be at least 0, got {limit}")
     try:
         device = open_target(options.target)
-        cases = _find(options.op, device.platform)
+        cases = _find(options.op, options.target, device.platform)
     except (ValueError, TargetError) as error:
         parser.error(str(error))
     told = {name: compile_for(case, device) for name, case in cases.items()}
@@ -44,11 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"compiled for {options.target}, jax {jax.__version__}; nothing was run")
         for name, result in told.items():
             print(f"{name:26} {_describe(result)}")
-    return int(any(result.error is not None for result in told.values()))
+    return int(
+        any(
+            result.error is not None or result.temporary_share > limit
+            for result in told.values()
+        )
+    )
 
 
-def _find(name: str | None, platform: str) -> dict[str, Case]:
-    """Return the cases of a name; of several those that are meant for the platform."""
+def _find(name: str | None, target: str, platform: str) -> dict[str, Case]:
+    """Return the cases of a name; of several those that are meant for the chip."""
     if name is not None and ":" in name:
         return {name: _own_case(name)}
     if name in CASES:
@@ -56,7 +72,9 @@ def _find(name: str | None, platform: str) -> dict[str, Case]:
     found = {
         key: case
         for key, case in CASES.items()
-        if name in (None, key.split("/")[0]) and case.platform in (None, platform)
+        if name in (None, key.split("/")[0])
+        and case.platform in (None, platform)
+        and (case.targets is None or target in case.targets)
     }
     if not found:
         raise ValueError(f"op must be one of {', '.join(CASES)}, got {name!r}")

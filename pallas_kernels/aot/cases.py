@@ -26,6 +26,7 @@ class Case(NamedTuple):
       donate: numbers of the arguments that are updated in place.
       kernel: name of the kernel that must be in the compiled code, `None` for none.
       platform: the only one it is meant for, `None` for all.
+      targets: the only chips of it that it is meant for, `None` for all.
     """
 
     function: Callable[..., Any]
@@ -33,6 +34,7 @@ class Case(NamedTuple):
     donate: tuple[int, ...] = ()
     kernel: str | None = None
     platform: Literal["gpu", "tpu"] | None = None
+    targets: tuple[str, ...] | None = None
 
 
 def _of(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -56,10 +58,52 @@ def _probe(word: jax.Array, query: jax.Array, buckets: jax.Array) -> jax.Array:
     return api.probe_page_table((word,), (query,), buckets, _NUM_WAYS)
 
 
+def _adagrad(
+    windows: tuple[jax.Array, ...], operands: tuple[jax.Array, ...]
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    (values, sums), (grads, rate) = windows, operands
+    sums += grads * grads
+    values -= rate * grads / (jnp.sqrt(sums) + 1e-10)
+    is_sound = jnp.isfinite(values) & jnp.isfinite(sums)
+    # Not `jnp.all`, which Triton does not lower.
+    accepts = jnp.min(jnp.where(is_sound, 1.0, 0.0), axis=-1, keepdims=True) > 0
+    return (values, sums), accepts
+
+
+def _update(implementation: api.Implementation) -> Callable[..., Any]:
+    def update(
+        values: jax.Array,
+        sums: jax.Array,
+        frames: jax.Array,
+        grads: jax.Array,
+        rate: jax.Array,
+    ) -> Any:
+        return api.update_chunks(
+            (values, sums),
+            frames,
+            (grads, rate),
+            _adagrad,
+            (_CHUNK_DIM, _CHUNK_DIM),
+            implementation=implementation,
+        )
+
+    return update
+
+
+_UPDATED = (_POOL, _POOL, _FRAMES, _CHUNKS, _of(dtype=jnp.float32))
+
 CASES = {
     "gather_chunks/xla": Case(_gather_chunks("xla"), (_POOL, _FRAMES)),
     "gather_chunks/mosaic_tpu": Case(
         _gather_chunks("mosaic_tpu"), (_POOL, _FRAMES), (), "gather_chunks", "tpu"
+    ),
+    "gather_chunks/sparsecore": Case(
+        _gather_chunks("sparsecore"),
+        (_POOL, _FRAMES),
+        (),
+        "gather_chunks",
+        "tpu",
+        ("v5p", "v6e"),
     ),
     "gather_chunks/triton": Case(
         _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "gpu"
@@ -70,6 +114,13 @@ CASES = {
     ),
     "scatter_chunks/xla": Case(
         api.scatter_chunks, (_POOL, _FRAMES, _CHUNKS), donate=(0,)
+    ),
+    "update_chunks/xla": Case(_update("xla"), _UPDATED, donate=(0, 1)),
+    "update_chunks/mosaic_tpu": Case(
+        _update("mosaic_tpu"), _UPDATED, (0, 1), "update_chunks", "tpu"
+    ),
+    "update_chunks/triton": Case(
+        _update("triton"), _UPDATED, (0, 1), "update_chunks", "gpu"
     ),
     "probe_page_table/xla": Case(_probe, (_WORD, _QUERY, _FRAMES)),
 }

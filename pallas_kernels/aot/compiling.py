@@ -14,8 +14,12 @@ from .cases import Case
 
 __all__ = ["Compiled", "compile_for", "kernel_names"]
 
-# A kernel by Pallas is a call to a target of its platform; its name is in its path.
-_CALL = re.compile(r'custom_call_target=.*op_name="(?:[^"]*/)?([^"/]+)/pallas_call"')
+# A kernel by Pallas is a call to a target of its platform, or on a SparseCore one that
+# starts there; its name is in its path.
+_CALL = re.compile(
+    r'(?:custom_call_target=|async_execution_thread="sparsecore").*'
+    r'op_name="(?:[^"]*/)?([^"/]+)/(?:pallas_call|mpmd_map)"'
+)
 _NAME = re.compile(r"(?:vmap\()*(\w+)\)*")  # and not jit(f), of a kernel without a name
 
 

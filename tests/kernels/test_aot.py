@@ -24,13 +24,33 @@ def test_every_operation_compiles_without_a_temporary_of_the_order_of_the_pool(t
     done = run("--target", target, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     cases = json.loads(done.stdout)["cases"]
-    assert cases.keys() == {k for k, c in aot.CASES.items() if c.platform != "gpu"}
+    meant = {k for k, c in aot.CASES.items() if c.platform != "gpu"}
+    if target == "v5e":  # it has no SparseCores
+        meant.remove("gather_chunks/sparsecore")
+    assert cases.keys() == meant
     for name, case in cases.items():
         assert case["temporary_share"] < 0.05, name
         assert case["argument_bytes"] > 1 << 20, name
-    assert cases["gather_chunks/mosaic_tpu"]["kernels"] == ["gather_chunks"]
-    assert cases["gather_chunks/xla"]["kernels"] == []
+    for name in ("gather_chunks", "update_chunks"):
+        assert cases[f"{name}/mosaic_tpu"]["kernels"] == [name]
+        assert cases[f"{name}/xla"]["kernels"] == []
+    if target != "v5e":
+        assert cases["gather_chunks/sparsecore"]["kernels"] == ["gather_chunks"]
+    for name in ("xla", "mosaic_tpu"):  # in place, values and optimizer state
+        assert cases[f"update_chunks/{name}"]["aliased_bytes"] == 1 << 27
     assert cases["scatter_chunks/xla"]["aliased_bytes"] == 1 << 26  # in place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e", "v5p", "v6e"])
+def test_the_step_of_a_store_compiles_with_its_kernels(target):
+    pytest.importorskip("libtpu")
+    name = "fiited_jax.chip_cases:mosaic_tpu_step"
+    done = run("--target", target, "--op", name, "--limit", "0.25", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    case = json.loads(done.stdout)["cases"][name]
+    assert case["kernels"] == ["gather_chunks", "update_chunks"]
+    assert case["aliased_bytes"] > 1 << 27
 
 
 def own_case():
@@ -89,7 +109,10 @@ def test_the_command_prints_and_tells_by_its_exit_status(monkeypatch, capsys):
     capsys.readouterr()
     assert main(["--target", "v6e", "--op", "gather_chunks/mosaic_tpu"]) == 1
     assert "interpret mode is supported on CPU" in capsys.readouterr().out
-    assert main(["--target", "v6e", "--op", f"{__name__}:own_case"]) == 0
+    own = ["--target", "v6e", "--op", f"{__name__}:own_case"]
+    assert main(own) == 0
+    assert main([*own, "--limit", "0.5"]) == 1
+    assert main([*own, "--limit", "9"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,17 @@ from helpers import make_store
 BATCH = 256
 
 
-def compiled_step(optimizer, num_frames, **fields):
+def compiled_step(optimizer, num_frames, *, has_rows=False, **fields):
     """The sparse part of a step: admit, gather, update, with the state donated."""
+    if has_rows:
+        fields |= {"table_sizes": (num_frames // 2, 0, 0, 0), "filter_slots": 0}
     store = make_store(
         optimizer,
         embedding_dim=16,
         chunk_dim=4,
         num_entries=num_frames // 2,
         num_frames=num_frames,
-        filter_slots=num_frames,
-        **fields,
+        **({"filter_slots": num_frames} | fields),
         scorer=fj.scorers.saliency(),
     )
 
@@ -48,8 +49,9 @@ def compiled_step(optimizer, num_frames, **fields):
         (fj.sparse(optax.adam(1.0)), {}),
         (fj.rowwise_adagrad(0.1), {"value_dtype": "bfloat16"}),
         (fj.rowwise_adagrad(0.1), {"table_dims": (4, 8, 16, 16), "initial_chunks": 3}),
+        (fj.sparse(optax.adagrad(0.1)), {"has_rows": True}),
     ],
-    ids=["adagrad", "rowwise_adagrad", "adam", "bfloat16", "table_dims"],
+    ids=["adagrad", "rowwise_adagrad", "adam", "bfloat16", "table_dims", "rows"],
 )
 def test_a_step_copies_nothing_of_the_size_of_the_state(optimizer, fields):
     num_frames = 1 << 18

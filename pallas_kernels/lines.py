@@ -1,0 +1,34 @@
+"""Lines of 128 values: the least that a TPU copies from its memory."""
+
+import jax
+
+__all__ = ["LANES", "check_lines"]
+
+LANES = 128
+
+
+def check_lines(implementation: str, name: str, array: jax.Array) -> None:
+    """Refuse what does not lie in whole lines of 32-bit values.
+
+    Args:
+      implementation: that needs them.
+      name: of the array.
+      array: any.
+
+    Raises:
+      NotImplementedError: naming all three.
+    """
+    needs = f"implementation={implementation!r} needs {name}"
+    if array.ndim != 2 or array.shape[1] != LANES:
+        raise NotImplementedError(
+            f"{needs} of lines of {LANES} values, got shape {array.shape}"
+        )
+    if array.dtype.itemsize != 4:
+        raise NotImplementedError(
+            f"{needs} of 32-bit values: two lines of shorter ones share a row of "
+            f"memory; got {array.dtype}"
+        )
+    if array.size >= 1 << 31:
+        raise NotImplementedError(
+            f"{needs} of fewer than 2^31 values, got shape {array.shape}"
+        )
