@@ -162,8 +162,8 @@ def place(
     """Choose entries for keys that are not tracked; writes nothing.
 
     With `table_sizes` a key takes the entry of its row. Else, as if lane by lane, a key
-    takes a free way of its bucket, else the way of lowest
-    utility that is not in use and below its limit (ties: the lowest way), else none.
+    takes a free way of its bucket, else the way of lowest utility that is not in use
+    and below its limit (ties: the lowest way), else none.
 
     Args:
       pages: the page table.

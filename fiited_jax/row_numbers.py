@@ -36,10 +36,8 @@ def entries_of_rows(
     >>> entries_of_rows(jnp.uint32([1, 2]), jnp.int32([0, 1]), (2, 3))
     Array([1, 4], dtype=int32)
     """
-    first = np.cumsum((0, *table_sizes[:-1]))
-    return jnp.asarray(first, jnp.int32)[jnp.maximum(tables, 0)] + rows.astype(
-        jnp.int32
-    )
+    first = jnp.asarray(np.cumsum((0, *table_sizes[:-1])), jnp.int32)
+    return first[jnp.maximum(tables, 0)] + rows.astype(jnp.int32)
 
 
 def rows_of_entries(
