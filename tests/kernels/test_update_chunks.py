@@ -31,7 +31,7 @@ def no_races(capfd):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Interpretation is slow by the row: more blocks of fewer rows."""
-    monkeypatch.setattr(mosaic_tpu, "_BLOCK", 16)
+    monkeypatch.setattr(mosaic_tpu.update, "_BLOCK", 16)
     monkeypatch.setattr(triton, "_VALUES", 64)
 
 
