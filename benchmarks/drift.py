@@ -45,6 +45,7 @@ from fiited_jax.methods import METHODS
 REFERENCE = "full"
 OFFLINE = {"pep"}  # trains again from the start once its lengths are known
 RATES = (0.01, 0.03, 0.1)
+PHASES = (12, 12, 36)  # concepts take long to learn anew
 BATCH_SIZE = 256
 WINDOW = 20 * BATCH_SIZE
 TOLERANCE = 0.002
@@ -58,23 +59,28 @@ class Setting:
 
     Attributes:
       compression: dense bytes over all-in bytes.
-      windows: of a phase.
+      phases: windows of the quiet phase, and of the phase after each change.
       seeds: streams, and initial weights.
       rates: learning rates to choose from.
     """
 
     compression: float
-    windows: int
+    phases: tuple[int, ...]
     seeds: int
     rates: tuple[float, ...]
+
+    @property
+    def changes(self) -> list[int]:
+        """Windows before each change."""
+        return list(itertools.accumulate(self.phases[:-1]))
 
 
 @functools.cache
 def open_stream(setting: Setting, seed: int) -> DemoStream:
     """Return the stream of a seed, all phases of it."""
-    phase = setting.windows * WINDOW
-    changes = [Change(phase * number, kind) for number, kind in enumerate(KINDS, 1)]
-    return DemoStream(phase * (len(KINDS) + 1), WINDOW, seed, changes=changes)
+    places = zip(setting.changes, KINDS, strict=True)
+    changes = [Change(WINDOW * number, kind) for number, kind in places]
+    return DemoStream(WINDOW * sum(setting.phases), WINDOW, seed, changes=changes)
 
 
 class Part:
@@ -173,7 +179,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def smooth(curve: Sequence[float], width: int = SMOOTHED) -> np.ndarray:
+def smooth(curve: Sequence[float] | np.ndarray, width: int = SMOOTHED) -> np.ndarray:
     """Return the mean of the last values up to each, fewer at the start.
 
     >>> smooth([1.0, 3.0, 5.0], 2).tolist()
@@ -216,7 +222,7 @@ def choose_rate(line: str, setting: Setting) -> float:
     if len(setting.rates) == 1:
         return setting.rates[0]
     seed = setting.seeds  # of no reported run
-    quiet = Part(open_stream(setting, seed), 0, setting.windows * WINDOW)
+    quiet = Part(open_stream(setting, seed), 0, setting.phases[0] * WINDOW)
 
     def quality(rate: float) -> float:
         return statistics.mean(curve(line, setting, quiet, seed, rate)[0][-SMOOTHED:])
@@ -259,24 +265,25 @@ def measure(line: str, setting: Setting) -> dict[str, Any]:
     return result
 
 
-def judge(result: dict[str, Any], fresh: np.ndarray, windows: int) -> dict[str, Any]:
+def judge(
+    result: dict[str, Any], fresh: np.ndarray, setting: Setting
+) -> dict[str, Any]:
     """Compare with the reference.
 
     Args:
       result: from `measure`.
       fresh: AUC of the reference, float64[seeds, windows since the first change].
-      windows: of a phase.
+      setting: of all runs.
 
     Returns:
       Per kind of change: the windows of `recovery`, the `gap` to the reference over the
       last windows of the phase, and the standard deviation of the gap over seeds.
     """
-    auc = np.array(result["auc"])
+    phases = np.split(np.array(result["auc"]), setting.changes, axis=1)
     told = {}
-    for number, kind in enumerate(KINDS):
-        first = number * windows
-        own = auc[:, windows + first : 2 * windows + first]
-        reference = fresh[:, first : first + windows]
+    for kind, own, reference in zip(
+        KINDS, phases[1:], of_phases(fresh, setting), strict=True
+    ):
         gaps = (own - reference)[:, -SMOOTHED:].mean(axis=1)
         told[kind] = {
             "recovery": recovery(own.mean(axis=0), reference.mean(axis=0)),
@@ -286,11 +293,16 @@ def judge(result: dict[str, Any], fresh: np.ndarray, windows: int) -> dict[str, 
     return told
 
 
-def row(result: dict[str, Any], windows: int) -> str:
+def of_phases(fresh: np.ndarray, setting: Setting) -> list[np.ndarray]:
+    """Split the curves of the reference, which begin at the first change."""
+    return np.split(fresh, np.cumsum(setting.phases[1:-1]), axis=-1)
+
+
+def row(result: dict[str, Any], setting: Setting) -> str:
     """Format a line of the Markdown table."""
     if "refused" in result:
         return f"| {result['line']} | does not fit | | | | | | |"
-    quiet = np.array(result["auc"])[:, windows - SMOOTHED : windows].mean()
+    quiet = np.array(result["auc"])[:, : setting.phases[0]][:, -SMOOTHED:].mean()
     cells = [result["line"], f"{result['learning_rate']:g}"]
     cells += [f"{result['all_in_ratio']:.1f}", f"{quiet:.4f}"]
     for kind in KINDS:
@@ -304,37 +316,39 @@ def row(result: dict[str, Any], windows: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def plot(path: Path, results: list[dict[str, Any]], windows: int) -> None:
+def plot(path: Path, results: list[dict[str, Any]], setting: Setting) -> None:
     """Plot AUC over the stream, and the gap to the freshly trained full table.
 
     Args:
       path: a PNG file to write or replace; its folder is made.
       results: of all lines, the reference among them.
-      windows: of a phase.
+      setting: of all runs.
     """
     figure = Figure(figsize=(9, 8), layout="constrained")
     top, bottom = figure.subplots(2, sharex=True)
     reference = next(result for result in results if "fresh" in result)
-    fresh = np.mean(reference["fresh"], axis=0).reshape(len(KINDS), windows)
-    places = (np.arange((len(KINDS) + 1) * windows) + 1) * WINDOW
-    phases = places.reshape(-1, windows)
+    fresh = of_phases(np.mean(reference["fresh"], axis=0), setting)
+    fresh = [smooth(part) for part in fresh]
+    places = (np.arange(sum(setting.phases)) + 1) * WINDOW
+    phases = np.split(places, setting.changes)[1:]
     for number, result in enumerate(r for r in results if "auc" in r):
-        auc = np.mean(result["auc"], axis=0).reshape(-1, windows)
+        parts = np.split(np.mean(result["auc"], axis=0), setting.changes)
         ours = result["line"].partition(":")[0] == "fiited"
         style = {"color": f"C{number}", "linewidth": 2.2 if ours else 1.0}
         if number >= 10:
             style |= {"color": f"C{number - 10}", "linestyle": "-."}
-        smoothed = np.concatenate([smooth(part) for part in auc])
-        top.plot(places, smoothed, label=result["line"], **style)
-        for part, base, place in zip(auc[1:], fresh, phases[1:], strict=True):
-            bottom.plot(place, smooth(part) - smooth(base), **style)
-    smoothed = [smooth(base) for base in fresh]
-    dashed = top.plot(phases[1:].T, np.transpose(smoothed), "k--")
-    dashed[0].set_label("full, freshly trained")
-    for place, kind in zip(phases[1:, 0] - WINDOW, KINDS, strict=True):
+        smoothed = [smooth(part) for part in parts]
+        top.plot(places, np.concatenate(smoothed), label=result["line"], **style)
+        for part, base, place in zip(smoothed[1:], fresh, phases, strict=True):
+            bottom.plot(place, part - base, **style)
+    for number, (base, place) in enumerate(zip(fresh, phases, strict=True)):
+        label = None if number else "full, freshly trained"
+        top.plot(place, base, "k--", label=label)
+    for place, kind in zip(phases, KINDS, strict=True):
+        start = place[0] - WINDOW
         for axes in (top, bottom):
-            axes.axvline(place, color="grey", linewidth=0.8)
-        top.annotate(f" {kind}", (place, 0.02), xycoords=("data", "axes fraction"))
+            axes.axvline(start, color="grey", linewidth=0.8)
+        top.annotate(f" {kind}", (start, 0.02), xycoords=("data", "axes fraction"))
     bottom.axhline(-TOLERANCE, color="k", linestyle="--", linewidth=0.8)
     bottom.set_ylim(-0.03, 0.03)
     bottom.set_xlabel("examples")
@@ -362,7 +376,7 @@ def main() -> None:
     quick = arguments.quick
     setting = Setting(
         compression=arguments.compression,
-        windows=4 if quick else 12,
+        phases=(4, 4, 4) if quick else PHASES,
         seeds=(1 if quick else 3) if arguments.seeds is None else arguments.seeds,
         rates=(0.1,) if quick else RATES,
     )
@@ -390,9 +404,9 @@ def main() -> None:
         if line == REFERENCE:
             fresh = np.array(result["fresh"])
         if "refused" not in result:
-            result |= judge(result, fresh, setting.windows)
+            result |= judge(result, fresh, setting)
         results.append(result)
-        print(row(result, setting.windows), flush=True)
+        print(row(result, setting), flush=True)
         if arguments.json:
             report = {
                 "device": jax.devices()[0].device_kind,
@@ -405,7 +419,7 @@ def main() -> None:
             }
             arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.plot:
-        plot(arguments.plot, results, setting.windows)
+        plot(arguments.plot, results, setting)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def load():
 
 
 drift = load()
-SMALL = drift.Setting(compression=4.0, windows=1, seeds=2, rates=(0.1,))
+SMALL = drift.Setting(compression=4.0, phases=(1, 1, 1), seeds=2, rates=(0.1,))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_rates_are_chosen_on_a_stream_of_no_reported_run(monkeypatch):
         return [rate == 0.1] * 8, 1.0
 
     monkeypatch.setattr(drift, "curve", curve)
-    setting = drift.Setting(compression=4.0, windows=2, seeds=2, rates=(0.03, 0.1, 1))
+    setting = drift.Setting(
+        compression=4.0, phases=(2, 3, 4), seeds=2, rates=(0.03, 0.1, 1)
+    )
     assert drift.choose_rate("hash", setting) == 0.1
     assert tried == [(2, rate, 2 * drift.WINDOW) for rate in setting.rates]
 
@@ -111,17 +113,19 @@ def test_the_results_are_those_of_the_benchmark():
     results = json.loads((ROOT / "benchmarks" / "results" / "drift.json").read_text())
     assert results["rates"] == list(drift.RATES)
     assert results["window"] == drift.WINDOW
+    assert results["phases"] == list(drift.PHASES)
     assert {line["line"] for line in results["lines"]} == drift.METHODS.keys() - {"pep"}
 
 
 def judged(gap):
-    fresh = np.tile([0.6, 0.7, 0.7, 0.7, 0.5, 0.5, 0.5, 0.5], (2, 1))
-    auc = np.concatenate([np.full((2, 4), 0.8), fresh + gap], axis=1)
-    return drift.judge({"auc": auc.tolist()}, fresh, 4)
+    fresh = np.tile([0.6, 0.7, 0.7, 0.7, 0.5, 0.5, 0.5, 0.5, 0.5], (2, 1))
+    auc = np.concatenate([np.full((2, 3), 0.8), fresh + gap], axis=1)
+    setting = drift.Setting(compression=4.0, phases=(3, 4, 5), seeds=2, rates=(0.1,))
+    return drift.judge({"auc": auc.tolist()}, fresh, setting)
 
 
 def test_every_change_has_its_own_phase():
-    gap = np.array([[-0.1, 0.4, 0.1, 0.1, 0.01, 0.01, -0.01, -0.03]] * 2)
+    gap = np.array([[-0.1, 0.4, 0.1, 0.1, -0.9, 0.01, 0.01, -0.01, -0.03]] * 2)
     gap[1] += 0.002
     told = judged(gap)
     assert told["popularity"]["recovery"] == 1
