@@ -165,13 +165,8 @@ class EmbeddingStore:
         """
         self._check_state(state)
         lookups = self._lookups(ids, tables)
-        entries = probe(
-            state.pages,
-            lookups.keys,
-            lookups.tables,
-            lookups.valid,
-            self.config.num_ways,
-        )
+        keys, tables = lookups.keys, lookups.tables
+        entries = probe(state.pages, keys, tables, lookups.valid, self.config)
         return make_handle(lookups, entries)
 
     def gather(self, state: EmbeddingState, handle: Handle) -> jax.Array:

@@ -155,6 +155,7 @@ def interpreted(monkeypatch):
     for name in ("gather_chunks", "update_chunks"):
         wrap(triton, name, True)
         wrap(mosaic_tpu, name, RACES)
+    wrap(triton, "probe_page_table", True)
     return called
 
 
@@ -222,7 +223,8 @@ def test_a_store_trains_by_kernels_as_by_xla(
         # The pool and the shared pool, each by the kernels.
         num_pools = 1 + (fallback == "shared")
         names = [call[1] for call in interpreted]
-        assert names[:reads] == ["gather_chunks"] * num_pools
+        probes = ["probe_page_table"] * (kernels == "triton")
+        assert names[:reads] == probes + ["gather_chunks"] * num_pools
         assert names.count("update_chunks") == num_pools
     assert np.count_nonzero(found[0]) > 20
     np.testing.assert_allclose(*found, **tolerance(3))
@@ -249,6 +251,7 @@ def test_the_step_of_a_store_lowers_for_its_platform(kernels):
         text = traced.lower(lowering_platforms=(chip.platform,)).as_text()
     assert "gather_chunks" in text
     assert "update_chunks" in text
+    assert ("probe_page_table" in text) == (kernels == "triton")
 
 
 LINES = jnp.zeros((4, 128))
