@@ -76,9 +76,9 @@ class EmbeddingConfig:
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
         finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs, where
-        XLA finds the keys. They raise `NotImplementedError` for sizes, dtypes and
-        optimizers that they cannot do: the latter all with a scalar per frame. They
-        refuse schedules that read arrays. `None` chooses.
+        XLA finds the keys and values have 32 bits. They raise `NotImplementedError` for
+        sizes and dtypes that they cannot do, and refuse schedules that read arrays.
+        `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 

@@ -10,6 +10,7 @@ __all__ = [
     "LANES",
     "SHORT_FRAMES",
     "FrameKind",
+    "num_scalars",
     "parse_bytes",
     "pool_line_shape",
 ]
@@ -38,6 +39,15 @@ def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
     """
     lanes = chunk_dim if LANES % chunk_dim else LANES
     return -(-num_frames * chunk_dim // lanes), lanes
+
+
+def num_scalars(num_frames: int) -> int:
+    """Return how many scalars are stored for frames, one each: whole lines of them.
+
+    >>> num_scalars(100)
+    128
+    """
+    return -(-num_frames // LANES) * LANES
 
 
 def parse_bytes(size: int | str) -> int:
@@ -88,7 +98,8 @@ class FrameKind(NamedTuple):
         lines, lanes = pool_line_shape(num_frames, self.chunk_dim)
         total = lines * lanes * self.value_bytes
         for spec in self.specs:
-            scale = lines * lanes // self.chunk_dim if spec.shape else num_frames
+            per_frame = lines * lanes // self.chunk_dim
+            scale = per_frame if spec.shape else num_scalars(num_frames)
             total += scale * spec.num_bytes
         return total
 

@@ -202,10 +202,10 @@ def update_chunks(
         not accepted is left as it is. Traced, with any m; each row by itself, no arrays
         but its arguments. Not differentiated.
       widths: w per array, values per frame.
-      implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits and one
-        width that divides 128, on a TPU; `"triton"` for widths that are powers of 2, on
-        an NVIDIA GPU. Both have been compiled for such chips and not yet run on any, so
-        `None` chooses `"xla"`.
+      implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits, or as
+        many of them in one axis, and widths that divide 128, on a TPU; `"triton"` for
+        widths that are powers of 2, on an NVIDIA GPU. Both have been compiled for such
+        chips and not yet run on any, so `None` chooses `"xla"`.
 
     Returns:
       The arrays, in place where the caller donates them; and `bool[n]`, what was

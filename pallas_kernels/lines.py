@@ -7,19 +7,23 @@ __all__ = ["LANES", "check_lines"]
 LANES = 128
 
 
-def check_lines(implementation: str, name: str, array: jax.Array) -> None:
+def check_lines(
+    implementation: str, name: str, array: jax.Array, *, flat: bool = False
+) -> None:
     """Refuse what does not lie in whole lines of 32-bit values.
 
     Args:
       implementation: that needs them.
       name: of the array.
       array: any.
+      flat: whether lines may follow each other in one axis.
 
     Raises:
       NotImplementedError: naming all three.
     """
     needs = f"implementation={implementation!r} needs {name}"
-    if array.ndim != 2 or array.shape[1] != LANES:
+    are_lines = array.ndim == 2 and array.shape[1] == LANES
+    if not (are_lines or (flat and array.ndim == 1 and array.size % LANES == 0)):
         raise NotImplementedError(
             f"{needs} of lines of {LANES} values, got shape {array.shape}"
         )

@@ -1,7 +1,7 @@
 """Stepping chunks in their place: a line is read and written once for its frames."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..lines import LANES, check_lines
 from ..reference import NULL_FRAME, Arrays, Update
+from .powers import with_float_powers
 
 __all__ = ["update_chunks"]
 
@@ -32,11 +33,11 @@ def update_chunks(
     line is read once and written once for all of them.
 
     Args:
-      arrays: each `[L, 128]` lines of 32-bit values.
+      arrays: each `[L, 128]` lines of 32-bit values, or `[P]` with P a multiple of 128.
       frames: `i32[n]`, distinct but for `NULL_FRAME`, all in range.
       operands: each `[n, k]` of 32-bit values, or a scalar.
       update: of rows.
-      widths: C for every array, a divisor of 128.
+      widths: per array, divisors of 128.
       interpret: as for `pl.pallas_call`.
 
     Returns:
@@ -45,12 +46,11 @@ def update_chunks(
     Raises:
       NotImplementedError: on arrays that are not made of such lines.
     """
-    chunk_dim = widths[0]
     for array, width in zip(arrays, widths, strict=True):
-        check_lines("mosaic_tpu", "arrays", array)
-        if width != chunk_dim:
+        check_lines("mosaic_tpu", "arrays", array, flat=True)
+        if LANES % width:
             raise NotImplementedError(
-                "implementation='mosaic_tpu' needs one width of all arrays: a line is "
+                "implementation='mosaic_tpu' needs widths that divide 128: a line is "
                 f"the least that is copied; got widths {widths}"
             )
     if not frames.size:
@@ -64,18 +64,15 @@ def update_chunks(
         jnp.pad(operand[order], padding) if operand.ndim else operand[None]
         for operand in operands
     ]
-    lines = ordered * chunk_dim // LANES
-    by_block = jnp.where(ordered == NULL_FRAME, -1, lines).reshape(-1, _BLOCK)
-    before = jnp.pad(by_block[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-    begins = ((by_block != before) & (by_block >= 0)).astype(jnp.int32)
-    slots = jnp.maximum(jnp.cumsum(begins, axis=1, dtype=jnp.int32) - 1, 0)
+    kinds = sorted(set(widths))
+    lines = [column for width in kinds for column in _lines_of(ordered, width)]
     scalars = pl.BlockSpec((_BLOCK,), lambda block: (block,), memory_space=pltpu.SMEM)
     whole = pl.BlockSpec(memory_space=pltpu.SMEM)
     in_place = pl.BlockSpec(memory_space=pl.ANY)
-    first = 3 + len(rows)
+    first = 1 + len(lines) + len(rows)
     *new, accepts = pl.pallas_call(
         functools.partial(
-            _update_block, chunk_dim=chunk_dim, update=update, num_rows=len(rows)
+            _update_block, widths=widths, update=update, num_rows=len(rows)
         ),
         out_shape=[
             *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays),
@@ -83,7 +80,7 @@ def update_chunks(
         ],
         grid=(num_blocks,),
         in_specs=[
-            *[scalars] * 3,
+            *[scalars] * (1 + len(lines)),
             *(
                 pl.BlockSpec((_BLOCK, row.shape[1]), lambda block: (block, 0))
                 if row.ndim > 1
@@ -104,18 +101,72 @@ def update_chunks(
         input_output_aliases={first + number: number for number in range(len(arrays))},
         interpret=interpret,
         name="update_chunks",
-    )(ordered, begins.reshape(-1), slots.reshape(-1), *rows, *arrays)
+    )(ordered, *lines, *rows, *arrays)
     flags = jnp.zeros(frames.size, bool)
     flags = flags.at[order].set(accepts[: frames.size, 0] > 0, unique_indices=True)
     return tuple(new), flags
 
 
+def _lines_of(ordered: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+    """Number the lines of each block, of arrays of a width.
+
+    Args:
+      ordered: `i32[n]` frames in order, null frames first or last.
+      width: values per frame.
+
+    Returns:
+      `i32[n]`, 1 for the first frame of a line in its block; and `i32[n]` which of the
+      lines of its block it is in.
+    """
+    lines = jnp.where(ordered == NULL_FRAME, -1, ordered // (LANES // width))
+    lines = lines.reshape(-1, _BLOCK)
+    before = jnp.pad(lines[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+    begins = ((lines != before) & (lines >= 0)).astype(jnp.int32)
+    slots = jnp.maximum(jnp.cumsum(begins, axis=1, dtype=jnp.int32) - 1, 0)
+    return begins.reshape(-1), slots.reshape(-1)
+
+
+class _Held(NamedTuple):
+    """An array within a block.
+
+    Attributes:
+      array: `[L, 128]` or `[P]` in the memory of the chip.
+      begins: `i32[B]`, scalars; 1 for the first frame of a line.
+      slots: `i32[B]`, scalars; which of the lines of the block it is in.
+      lines: `[B, 128]`, where lines are.
+      chunks: `[B, 128]`, where each frame has its own values in the first lanes.
+      arrival: a semaphore.
+      width: values per frame.
+    """
+
+    array: Any
+    begins: Any
+    slots: Any
+    lines: Any
+    chunks: Any
+    arrival: Any
+    width: int
+
+    def copy(self, frame: Any, row: Any, *, back: bool) -> Any:
+        """Copy the line of a frame here, or back to where it comes from."""
+        line, here = frame // (LANES // self.width), self.slots[row]
+        if len(self.array.shape) == 1:
+            first = pl.multiple_of(line * LANES, LANES)
+            there, here = self.array.at[pl.ds(first, LANES)], self.lines.at[here]
+        else:
+            there, here = self.array.at[pl.ds(line, 1)], self.lines.at[pl.ds(here, 1)]
+        source, target = (here, there) if back else (there, here)
+        return pltpu.make_async_copy(source, target, self.arrival)
+
+    def first_lane(self, frame: Any) -> Any:
+        """Where in its line a frame begins."""
+        return frame % (LANES // self.width) * self.width
+
+
 def _update_block(
     frames: Any,
-    begins: Any,
-    slots: Any,
     *refs: Any,
-    chunk_dim: int,
+    widths: tuple[int, ...],
     update: Update,
     num_rows: int,
 ) -> None:
@@ -123,74 +174,75 @@ def _update_block(
 
     Args:
       frames: `i32[B]`, scalars, in order.
-      begins: `i32[B]`, scalars; 1 for the first frame of a line.
-      slots: `i32[B]`, scalars; which of the lines of this block it is.
-      *refs: the operands; the arrays twice, as they come and to be written; `[B, 1]`
-        what is accepted, to be written; per array `[B, 128]` where lines are and as
-        much for chunks; a semaphore per array.
-      chunk_dim: C.
+      *refs: per width `begins` and `slots` as for `_Held`; the operands; the arrays
+        twice, as they come and to be written; `[B, 1]` what is accepted, to be written;
+        per array `lines`, then per array `chunks`; a semaphore per array.
+      widths: per array.
       update: of rows.
       num_rows: how many operands there are.
     """
-    per_line = jnp.int32(LANES // chunk_dim)
+    kinds, num_arrays = sorted(set(widths)), len(widths)
+    numbered, refs = refs[: 2 * len(kinds)], refs[2 * len(kinds) :]
     rows, refs = refs[:num_rows], refs[num_rows:]
-    num_arrays = (len(refs) - 2) // 4
     # What comes is what is written: a line of the block before is read as it left it.
     arrays, accepted = refs[num_arrays : 2 * num_arrays], refs[2 * num_arrays]
-    held = refs[2 * num_arrays + 1 : 3 * num_arrays + 1]
-    chunks, arrivals = refs[3 * num_arrays + 1 : -1], refs[-1]
-
-    def copies(row: Any, *, back: bool) -> list[Any]:
-        pairs = []
-        for number in range(num_arrays):
-            line = arrays[number].at[pl.ds(frames[row] // per_line, 1)]
-            here = held[number].at[pl.ds(slots[row], 1)]
-            pair = (here, line) if back else (line, here)
-            pairs.append(pltpu.make_async_copy(*pair, arrivals.at[number]))
-        return pairs
+    scratch = refs[2 * num_arrays + 1 : -1]
+    lines, chunks = scratch[:num_arrays], scratch[num_arrays:]
+    held = [
+        _Held(
+            array=arrays[number],
+            begins=numbered[2 * kinds.index(width)],
+            slots=numbered[2 * kinds.index(width) + 1],
+            lines=lines[number],
+            chunks=chunks[number],
+            arrival=refs[-1].at[number],
+            width=width,
+        )
+        for number, width in enumerate(widths)
+    ]
 
     def for_lines(act: str, *, back: bool) -> None:
         def turn(row: Any, _: None) -> None:
-            @pl.when(begins[row] == 1)
-            def _() -> None:
-                for copy in copies(row, back=back):
-                    getattr(copy, act)()
+            for one in held:
+
+                @pl.when(one.begins[row] == 1)
+                def _(one: _Held = one) -> None:
+                    getattr(one.copy(frames[row], row, back=back), act)()
 
         lax.fori_loop(0, _BLOCK, turn, None)
 
     def unpack(row: Any, _: None) -> None:
         @pl.when(frames[row] != NULL_FRAME)
         def _() -> None:
-            shift = (LANES - frames[row] % per_line * chunk_dim) % LANES
-            for lines, own in zip(held, chunks, strict=True):
-                line = lines[pl.ds(slots[row], 1), :]
-                own[pl.ds(row, 1), :] = pltpu.roll(line, shift, 1)
+            for one in held:
+                shift = (LANES - one.first_lane(frames[row])) % LANES
+                line = one.lines[pl.ds(one.slots[row], 1), :]
+                one.chunks[pl.ds(row, 1), :] = pltpu.roll(line, shift, 1)
 
         @pl.when(frames[row] == NULL_FRAME)
         def _() -> None:
-            for own in chunks:
-                own[pl.ds(row, 1), :] = jnp.zeros((1, LANES), own.dtype)
+            for one in held:
+                one.chunks[pl.ds(row, 1), :] = jnp.zeros((1, LANES), one.chunks.dtype)
 
     def pack(row: Any, _: None) -> None:
         @pl.when(frames[row] != NULL_FRAME)
         def _() -> None:
-            first = frames[row] % per_line * chunk_dim
             lanes = lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-            is_own = (lanes >= first) & (lanes < first + chunk_dim)
-            is_own &= accepted[pl.ds(row, 1), :] > 0
-            for lines, own in zip(held, chunks, strict=True):
-                here = pl.ds(slots[row], 1)
-                new = pltpu.roll(own[pl.ds(row, 1), :], first, 1)
-                lines[here, :] = jnp.where(is_own, new, lines[here, :])
+            is_accepted = accepted[pl.ds(row, 1), :] > 0
+            for one in held:
+                first, here = one.first_lane(frames[row]), pl.ds(one.slots[row], 1)
+                is_own = (lanes >= first) & (lanes < first + one.width) & is_accepted
+                new = pltpu.roll(one.chunks[pl.ds(row, 1), :], first, 1)
+                one.lines[here, :] = jnp.where(is_own, new, one.lines[here, :])
 
     for_lines("start", back=False)
     for_lines("wait", back=False)
     lax.fori_loop(0, _BLOCK, unpack, None)
-    windows = tuple(own[:, :chunk_dim] for own in chunks)
+    windows = tuple(one.chunks[:, : one.width] for one in held)
     given = tuple(row[0] if len(row.shape) == 1 else row[...] for row in rows)
-    windows, accepts = update(windows, given)
-    for own, window in zip(chunks, windows, strict=True):
-        own[:, :chunk_dim] = window.astype(own.dtype)
+    windows, accepts = with_float_powers(update)(windows, given)
+    for one, window in zip(held, windows, strict=True):
+        one.chunks[:, : one.width] = window.astype(one.chunks.dtype)
     accepted[...] = accepts.astype(jnp.int32)
     lax.fori_loop(0, _BLOCK, pack, None)
     for_lines("start", back=True)

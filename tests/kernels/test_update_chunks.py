@@ -120,6 +120,32 @@ def test_mosaic_tpu_with_many_frames_of_a_line_and_none(null_share, small_blocks
     check(got, case, 0.1)
 
 
+def test_mosaic_tpu_steps_a_scalar_with_every_chunk(small_blocks):
+    """Lines of scalars go on over blocks in which those of chunks end."""
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(rng.normal(size=(8, 128)), jnp.float32)
+    counts = jnp.asarray(rng.integers(0, 9, 256), jnp.int32)
+    frames = rng.permutation(np.arange(1, 256))[:70]
+    frames[:3] = [0, 255, 0]
+    grads = jnp.asarray(rng.normal(size=(70, 4)), jnp.float32)
+
+    def decay(windows, operands):
+        (values, counts), (grads,) = windows, operands
+        power = 0.5 ** counts[:, 0]
+        accepts = grads[:, :1] > -1
+        return (values - power[:, None] * grads, counts + 1), accepts
+
+    arguments = (values, counts), jnp.int32(frames), (grads,), decay, (4, 1)
+    got, accepts = mosaic_tpu.update_chunks(*arguments, interpret=RACES)
+    expected, expected_accepts = pk.update_chunks(*arguments)
+    np.testing.assert_array_equal(accepts, expected_accepts)
+    np.testing.assert_allclose(got[0], expected[0], **tolerance(2))
+    np.testing.assert_array_equal(got[1], expected[1])
+    num_stepped = int(np.sum(np.asarray(accepts)[frames > 0]))
+    assert int(jnp.sum(got[1] - counts)) == num_stepped > 40
+    assert int(got[1][255] - counts[255]) == int(accepts[1])
+
+
 def test_mosaic_tpu_in_blocks_of_their_real_size():
     case = make_case(16, 60)
     arrays, frames, grads = case
@@ -159,30 +185,42 @@ def interpreted(monkeypatch):
     return called
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_pool_steps_by_triton_as_by_xla(name, dtype, interpreted, small_blocks):
+ON_TPU = [("mosaic_tpu", np.float32, name) for name in ("adam", "rowwise_adagrad")]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "name"),
+    [
+        ("triton", dtype, name)
+        for dtype in (np.float32, np.uint16)
+        for name in sorted(OPTIMIZERS)
+    ]
+    + ON_TPU,
+)
+def test_a_pool_steps_by_kernels_as_by_xla(
+    kernels, dtype, name, interpreted, small_blocks
+):
     optimizer, rng = OPTIMIZERS[name], np.random.default_rng(0)
     pool = chunk_pool.init_pool(40, 4, optimizer, dtype)
     frames = jnp.int32([3, 0, 39, 1, 17, 5, 0])
     grads = jnp.asarray(rng.normal(size=(7, 4)), jnp.float32).at[4, 0].set(jnp.nan)
     scale = optimizer.scale_of(jnp.int32([0, 0, 1, 1, 0, 1, 0]))
-    pools = {"xla": pool, "triton": pool}
+    pools = {"xla": pool, kernels: pool}
     for number in range(2):
-        for kernels in pools:
-            pools[kernels], is_sound = chunk_pool.update_frames(
-                pools[kernels],
+        for by in pools:
+            pools[by], is_sound = chunk_pool.update_frames(
+                pools[by],
                 frames,
                 grads,
                 optimizer,
                 step=jnp.int32(number),
                 scale=scale,
-                kernels=kernels,
+                kernels=by,
             )
             assert is_sound.tolist() == [True] * 4 + [False] + [True] * 2
     assert len(interpreted) == 2
     assert np.any(np.asarray(pools["xla"].values))
-    leaves = (jax.tree.leaves(pools[kernels]) for kernels in pools)
+    leaves = (jax.tree.leaves(pools[by]) for by in pools)
     for expected, got in zip(*leaves, strict=True):
         assert got.dtype == expected.dtype
         np.testing.assert_allclose(got, expected, **tolerance(4))
@@ -260,8 +298,9 @@ LINES = jnp.zeros((4, 128))
 @pytest.mark.parametrize(
     ("implementation", "arrays", "widths", "words"),
     [
-        ("mosaic_tpu", (LINES, jnp.zeros(128)), (4, 1), r"lines of 128.*\(128,\)"),
-        ("mosaic_tpu", (LINES, LINES), (4, 8), r"one width.*\(4, 8\)"),
+        ("mosaic_tpu", (LINES, jnp.zeros(130)), (4, 1), r"lines of 128.*\(130,\)"),
+        ("mosaic_tpu", (jnp.zeros((4, 384)),), (3,), r"lines of 128.*\(4, 384\)"),
+        ("mosaic_tpu", (jnp.zeros(384),), (3,), r"widths that divide 128.*\(3,\)"),
         ("mosaic_tpu", (LINES.astype(jnp.uint16),), (4,), "32-bit values.*uint16"),
         ("triton", (jnp.zeros((4, 24)),), (24,), r"widths\[0\] that is a power.*24"),
         ("triton", (LINES.astype(jnp.complex64),), (4,), "got complex64"),
