@@ -226,8 +226,9 @@ def test_a_pool_steps_by_kernels_as_by_xla(
         np.testing.assert_allclose(got, expected, **tolerance(4))
 
 
-@pytest.mark.parametrize("kernels", ["triton", "mosaic_tpu"])
-@pytest.mark.parametrize("fallback", ["zero", "shared"])
+@pytest.mark.parametrize(
+    ("kernels", "fallback"), [("triton", "zero"), ("mosaic_tpu", "shared")]
+)
 def test_a_store_trains_by_kernels_as_by_xla(
     kernels, fallback, interpreted, small_blocks
 ):
