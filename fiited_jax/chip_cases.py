@@ -43,13 +43,14 @@ def mosaic_tpu_step() -> Case:
 
 
 def mosaic_tpu_adam_step() -> Case:
-    """Return the step by kernels for TPUs with Adam, which counts by frame."""
-    return _step_case("mosaic_tpu", sparse(optax.adam(0.05)))
+    """Return the step by kernels for TPUs with Adam, and with values of 16 bits."""
+    return _step_case("mosaic_tpu", sparse(optax.adam(0.05)), "bfloat16")
 
 
 def _step_case(
     kernels: Literal["xla", "mosaic_tpu", "triton"],
     optimizer: SparseOptimizer = _ADAGRAD,
+    value_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Case:
     config = EmbeddingConfig(
         embedding_dim=_CHUNK_DIM * _NUM_CHUNKS,
@@ -59,6 +60,7 @@ def _step_case(
         num_tables=26,
         id_bits=32,
         scorer=grad_norm(),
+        value_dtype=value_dtype,
         kernels=kernels,
     )
     store = EmbeddingStore(config, optimizer)

@@ -38,6 +38,7 @@ def init_pool(
     chunk_dim: int,
     optimizer: SparseOptimizer,
     dtype: DTypeLike = jnp.float32,
+    line_group: int = 1,
 ) -> ChunkPool:
     """Allocate a pool of zeros with fresh optimizer state.
 
@@ -46,11 +47,12 @@ def init_pool(
       chunk_dim: C, values per frame.
       optimizer: whose slots are allocated.
       dtype: how values are stored, see `fiited_jax.precision`.
+      line_group: as for `pool_line_shape`.
 
     Returns:
       A `ChunkPool`.
     """
-    lines, lanes = pool_line_shape(num_frames, chunk_dim)
+    lines, lanes = pool_line_shape(num_frames, chunk_dim, line_group)
     per_frame, scalars = lines * lanes // chunk_dim, num_scalars(num_frames)
     rows = jnp.zeros((max(per_frame, scalars), chunk_dim), jnp.float32)
     # A copy: slots that are the parameters themselves must not share their buffer.

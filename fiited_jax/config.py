@@ -76,9 +76,8 @@ class EmbeddingConfig:
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
         finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs, where
-        XLA finds the keys and values have 32 bits. They raise `NotImplementedError` for
-        sizes and dtypes that they cannot do, and refuse schedules that read arrays.
-        `None` chooses.
+        XLA finds the keys. They raise `NotImplementedError` for sizes that they cannot
+        do, and refuse schedules that read arrays. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -291,6 +290,12 @@ class EmbeddingConfig:
         return _VALUE_DTYPES[self.value_dtype]
 
     @property
+    def line_group(self) -> int:
+        """What the lines of a pool are a multiple of: TPUs copy short ones by twos."""
+        is_short = self.stored_dtype.itemsize < 4
+        return 2 if is_short and self.kernels == "mosaic_tpu" else 1
+
+    @property
     def entry_bytes(self) -> int:
         """Bytes of an entry of the page table; see `state.PageTable`."""
         where = self.start_dtype.itemsize + self.extent_dtype.itemsize
@@ -413,7 +418,9 @@ class EmbeddingConfig:
         check_number("frames_per_entry", frames_per_entry, 1e-3, probe.num_chunks)
         longest = max(probe.table_dims or (embedding_dim,)) // chunk_dim
         needs = Needs(
-            kind=FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs),
+            kind=FrameKind(
+                chunk_dim, probe.stored_dtype.itemsize, specs, probe.line_group
+            ),
             num_chunks=probe.num_chunks,
             most_chunks=longest / (1 - probe.headroom),
             num_ways=num_ways,

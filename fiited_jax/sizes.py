@@ -21,7 +21,9 @@ SHORT_FRAMES = 1 << 16
 LANES = 128  # the lane count of a TPU register, and of every line we store
 
 
-def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
+def pool_line_shape(
+    num_frames: int, chunk_dim: int, line_group: int = 1
+) -> tuple[int, int]:
     """Return the shape of the lines that hold `num_frames` chunks.
 
     A line is 128 lanes where whole chunks fill it, so that no backend pads or
@@ -30,6 +32,7 @@ def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
     Args:
       num_frames: P, chunks to hold.
       chunk_dim: C, values per chunk.
+      line_group: what the number of lines is a multiple of.
 
     Returns:
       `(lines, lanes)`.
@@ -38,7 +41,8 @@ def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
     ((13, 128), (100, 24))
     """
     lanes = chunk_dim if LANES % chunk_dim else LANES
-    return -(-num_frames * chunk_dim // lanes), lanes
+    values = lanes * line_group
+    return -(-num_frames * chunk_dim // values) * line_group, lanes
 
 
 def num_scalars(num_frames: int) -> int:
@@ -87,15 +91,17 @@ class FrameKind(NamedTuple):
       chunk_dim: C, values per frame.
       value_bytes: bytes per value.
       specs: the optimizer's slots.
+      line_group: as for `pool_line_shape`.
     """
 
     chunk_dim: int
     value_bytes: int
     specs: tuple[SlotSpec, ...]
+    line_group: int = 1
 
     def bytes_of(self, num_frames: int) -> int:
         """Bytes of everything that is per frame: values and slots."""
-        lines, lanes = pool_line_shape(num_frames, self.chunk_dim)
+        lines, lanes = pool_line_shape(num_frames, self.chunk_dim, self.line_group)
         total = lines * lanes * self.value_bytes
         for spec in self.specs:
             per_frame = lines * lanes // self.chunk_dim

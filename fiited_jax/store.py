@@ -111,6 +111,7 @@ class EmbeddingStore:
                 config.chunk_dim,
                 self.optimizer,
                 config.stored_dtype,
+                config.line_group,
             ),
             arena=init_arena(),
             shared=init_shared(seed, config, self.optimizer),

@@ -37,11 +37,12 @@ def gather_chunks(
         Frame `NULL_FRAME` holds zeros.
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
-      implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
-        a TPU, and `"sparsecore"` on one with SparseCores; `"triton"` for a C that is a
-        power of 2 on an NVIDIA GPU. They have been compiled for such chips and not yet
-        run on any, so `None` chooses `"xla"`. They do not lower for other platforms,
-        nor under `jax.vmap` on a TPU.
+      implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values, or
+        of `uint16` with L even, on a TPU, and `"sparsecore"` for one of 32-bit values
+        on a TPU with SparseCores; `"triton"` for a C that is a power of 2 on an NVIDIA
+        GPU. They have been compiled for such chips and not yet run on any, so `None`
+        chooses `"xla"`. They do not lower for other platforms, nor under `jax.vmap` on
+        a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -202,8 +203,9 @@ def update_chunks(
         not accepted is left as it is. Traced, with any m; each row by itself, no arrays
         but its arguments. Not differentiated.
       widths: w per array, values per frame.
-      implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits, or as
-        many of them in one axis, and widths that divide 128, on a TPU; `"triton"` for
+      implementation: `"xla"`; `"mosaic_tpu"` for lines `[L, 128]` of 32-bit values, or
+        of `uint16` with L even, or for 32-bit values `[P]` with P a multiple of 128,
+        and widths that divide 128, on a TPU; `"triton"` for
         widths that are powers of 2, on an NVIDIA GPU. Both have been compiled for such
         chips and not yet run on any, so `None` chooses `"xla"`.
 

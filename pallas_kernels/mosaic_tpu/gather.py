@@ -11,6 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..lines import LANES, check_lines
 from ..reference import NULL_FRAME
+from .halves import as_32_bits, lines_at, lines_per_copy, own_lanes
 
 __all__ = ["gather_chunks"]
 
@@ -24,7 +25,8 @@ def gather_chunks(
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`.
 
     Args:
-      pool: `[L, 128]` lines of 32-bit values, C a divisor of 128.
+      pool: `[L, 128]` lines of 32-bit values, or of `uint16` with L even; C a divisor
+        of 128.
       frames: `i32[...]`.
       chunk_dim: C, values per chunk.
       interpret: as for `pl.pallas_call`.
@@ -35,7 +37,7 @@ def gather_chunks(
     Raises:
       NotImplementedError: on a pool that is not made of such lines.
     """
-    check_lines("mosaic_tpu", "a pool", pool)
+    check_lines("mosaic_tpu", "a pool", pool, short=True)
     flat = frames.reshape(-1)
     num_blocks = -(-flat.size // _BLOCK)
     if not num_blocks:
@@ -43,9 +45,10 @@ def gather_chunks(
     padded = jnp.pad(
         flat, (0, num_blocks * _BLOCK - flat.size), constant_values=NULL_FRAME
     )
+    wide = as_32_bits(pool.dtype)
     chunks = pl.pallas_call(
         functools.partial(_gather_block, chunk_dim=chunk_dim),
-        out_shape=jax.ShapeDtypeStruct((padded.size, chunk_dim), pool.dtype),
+        out_shape=jax.ShapeDtypeStruct((padded.size, chunk_dim), wide),
         grid=(num_blocks,),
         in_specs=[
             pl.BlockSpec((_BLOCK,), lambda block: (block,), memory_space=pltpu.SMEM),
@@ -53,34 +56,44 @@ def gather_chunks(
         ],
         out_specs=pl.BlockSpec((_BLOCK, chunk_dim), lambda block: (block, 0)),
         scratch_shapes=[
-            pltpu.VMEM((_BLOCK, LANES), pool.dtype),
+            pltpu.VMEM((_BLOCK * lines_per_copy(pool.dtype), LANES), pool.dtype),
+            pltpu.VMEM((_BLOCK, LANES), wide),
             pltpu.SemaphoreType.DMA((_IN_FLIGHT,)),
         ],
         interpret=interpret,
         name="gather_chunks",
     )(padded, pool)
-    return chunks[: flat.size].reshape(*frames.shape, chunk_dim)
+    return chunks[: flat.size].reshape(*frames.shape, chunk_dim).astype(pool.dtype)
 
 
 def _gather_block(
-    frames: Any, pool: Any, chunks: Any, lines: Any, arrivals: Any, *, chunk_dim: int
+    frames: Any,
+    pool: Any,
+    chunks: Any,
+    landing: Any,
+    lines: Any,
+    arrivals: Any,
+    *,
+    chunk_dim: int,
 ) -> None:
     """Read the chunks of a block.
 
     Args:
       frames: `i32[B]`, scalars.
       pool: `[L, 128]` in the memory of the chip.
-      chunks: `[B, C]`, to be written.
-      lines: `[B, 128]`, where copies arrive.
+      chunks: `[B, C]` of 32 bits, to be written.
+      landing: `[B, 128]`, or `[2 B, 128]` of 16 bits: where copies arrive.
+      lines: `[B, 128]` of 32 bits, the same; not used where `landing` has 32 bits.
       arrivals: a semaphore per copy in flight.
       chunk_dim: C.
     """
-    per_line = jnp.int32(LANES // chunk_dim)
+    dtype, is_short = landing.dtype, landing.dtype.itemsize == 2
+    per_copy = LANES // chunk_dim * lines_per_copy(dtype)
 
     def copy_of(row: Any) -> Any:
         return pltpu.make_async_copy(
-            pool.at[pl.ds(frames[row] // per_line, 1)],
-            lines.at[pl.ds(row, 1)],
+            pool.at[lines_at(frames[row] // per_copy, dtype)],
+            landing.at[lines_at(row, dtype)],
             arrivals.at[row % _IN_FLIGHT],
         )
 
@@ -89,24 +102,24 @@ def _gather_block(
         def _() -> None:
             copy_of(row).start()
 
-    def finish(row: Any) -> None:
-        frame = frames[row]
-
-        @pl.when(frame != NULL_FRAME)
+    def unpack(row: Any, held: Any) -> None:
+        @pl.when(frames[row] != NULL_FRAME)
         def _() -> None:
-            copy_of(row).wait()
-            line = lines[pl.ds(row, 1), :]
-            if chunk_dim < LANES:  # its chunk to the first lanes
-                first = frame % per_line * chunk_dim
-                line = pltpu.roll(line, (LANES - first) % LANES, 1)
+            line = held[pl.ds(row, 1), :]
+            line = own_lanes(line, frames[row], chunk_dim, is_short=is_short)
             chunks[pl.ds(row, 1), :] = line[:, :chunk_dim]
 
-        @pl.when(frame == NULL_FRAME)
+        @pl.when(frames[row] == NULL_FRAME)
         def _() -> None:
             chunks[pl.ds(row, 1), :] = jnp.zeros((1, chunk_dim), chunks.dtype)
 
     def turn(row: Any, _: None) -> None:
-        finish(row)
+        @pl.when(frames[row] != NULL_FRAME)
+        def _() -> None:
+            copy_of(row).wait()
+
+        if not is_short:
+            unpack(row, landing)
 
         # The semaphore of this row is free now.
         @pl.when(row + _IN_FLIGHT < _BLOCK)
@@ -115,3 +128,7 @@ def _gather_block(
 
     lax.fori_loop(0, _IN_FLIGHT, lambda row, _: start(row), None)
     lax.fori_loop(0, _BLOCK, turn, None)
+    if is_short:
+        # Of 16 bits no single row can be read.
+        lines[...] = pltpu.bitcast(landing[...], lines.dtype)
+        lax.fori_loop(0, _BLOCK, lambda row, _: unpack(row, lines), None)

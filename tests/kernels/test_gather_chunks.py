@@ -51,6 +51,15 @@ def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape, small_block
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
 
 
+@pytest.mark.parametrize("chunk_dim", [1, 16, 128])
+def test_mosaic_tpu_reads_two_short_lines_at_once(chunk_dim, small_blocks):
+    pool = make_pool(chunk_dim, np.uint16)
+    frames = make_frames((37,), chunk_dim)
+    read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 @pytest.mark.parametrize("null_share", [0.0, 1.0])
 def test_mosaic_tpu_with_all_frames_and_none(null_share, dtype, small_blocks):

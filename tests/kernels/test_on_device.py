@@ -68,11 +68,19 @@ def test_chunks_are_read_exactly(implementation, chunk_dim, num_lookups):
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, jnp.bfloat16])
-def test_other_dtypes_are_read_exactly(dtype):
+@pytest.mark.parametrize(
+    ("implementation", "dtype"),
+    [
+        pytest.param("triton", np.uint16, marks=pytest.mark.gpu),
+        pytest.param("triton", jnp.bfloat16, marks=pytest.mark.gpu),
+        pytest.param("mosaic_tpu", np.uint16, marks=pytest.mark.tpu),
+        pytest.param("mosaic_tpu", np.int32, marks=pytest.mark.tpu),
+    ],
+)
+def test_other_dtypes_are_read_exactly(implementation, dtype):
     pool, frames = make_pool(8, dtype), make_frames(1001, distinct=False)
-    got = pk.gather_chunks(pool, jnp.asarray(frames), 8, implementation="triton")
+    frames = jnp.asarray(frames)
+    got = pk.gather_chunks(pool, frames, 8, implementation=implementation)
     np.testing.assert_array_equal(got, np.asarray(pool).reshape(-1, 8)[frames])
 
 
@@ -84,7 +92,7 @@ def test_other_dtypes_are_read_exactly(dtype):
 )
 def test_frames_step_as_by_xla(implementation, name, dtype, num_lookups):
     optimizer, chunk_dim = OPTIMIZERS[name], 16
-    pool = chunk_pool.init_pool(NUM_FRAMES, chunk_dim, optimizer, dtype)
+    pool = chunk_pool.init_pool(NUM_FRAMES, chunk_dim, optimizer, dtype, line_group=2)
     frames = jnp.asarray(make_frames(num_lookups, distinct=True))
     rng = np.random.default_rng(0)
     grads = jnp.asarray(rng.normal(size=(num_lookups, chunk_dim)), jnp.float32)
@@ -95,10 +103,6 @@ def test_frames_step_as_by_xla(implementation, name, dtype, num_lookups):
             pool, frames, grads, optimizer, step=jnp.int32(0), kernels=kernels
         )
 
-    if implementation == "mosaic_tpu" and dtype == np.uint16:
-        with pytest.raises(NotImplementedError, match="mosaic_tpu"):
-            step(implementation)
-        return
     expected, expected_sound = step("xla")
     got, is_sound = step(implementation)
     np.testing.assert_array_equal(is_sound, expected_sound)

@@ -120,27 +120,31 @@ def test_mosaic_tpu_with_many_frames_of_a_line_and_none(null_share, small_blocks
     check(got, case, 0.1)
 
 
-def test_mosaic_tpu_steps_a_scalar_with_every_chunk(small_blocks):
-    """Lines of scalars go on over blocks in which those of chunks end."""
+def test_mosaic_tpu_steps_lines_of_several_kinds(small_blocks):
+    """Scalars and short values go on over blocks in which lines of chunks end."""
     rng = np.random.default_rng(0)
     values = jnp.asarray(rng.normal(size=(8, 128)), jnp.float32)
     counts = jnp.asarray(rng.integers(0, 9, 256), jnp.int32)
+    shorts = jnp.asarray(rng.integers(0, 1 << 16, (8, 128)), jnp.uint16)
     frames = rng.permutation(np.arange(1, 256))[:70]
     frames[:3] = [0, 255, 0]
     grads = jnp.asarray(rng.normal(size=(70, 4)), jnp.float32)
 
     def decay(windows, operands):
-        (values, counts), (grads,) = windows, operands
+        (values, counts, shorts), (grads,) = windows, operands
         power = 0.5 ** counts[:, 0]
         accepts = grads[:, :1] > -1
-        return (values - power[:, None] * grads, counts + 1), accepts
+        return (values - power[:, None] * grads, counts + 1, shorts + 1), accepts
 
-    arguments = (values, counts), jnp.int32(frames), (grads,), decay, (4, 1)
+    arrays, widths = (values, counts, shorts), (4, 1, 4)
+    arguments = arrays, jnp.int32(frames), (grads,), decay, widths
     got, accepts = mosaic_tpu.update_chunks(*arguments, interpret=RACES)
     expected, expected_accepts = pk.update_chunks(*arguments)
     np.testing.assert_array_equal(accepts, expected_accepts)
     np.testing.assert_allclose(got[0], expected[0], **tolerance(2))
     np.testing.assert_array_equal(got[1], expected[1])
+    np.testing.assert_array_equal(got[2], expected[2])
+    assert got[2].dtype == jnp.uint16
     num_stepped = int(np.sum(np.asarray(accepts)[frames > 0]))
     assert int(jnp.sum(got[1] - counts)) == num_stepped > 40
     assert int(got[1][255] - counts[255]) == int(accepts[1])
@@ -185,7 +189,10 @@ def interpreted(monkeypatch):
     return called
 
 
-ON_TPU = [("mosaic_tpu", np.float32, name) for name in ("adam", "rowwise_adagrad")]
+ON_TPU = [
+    ("mosaic_tpu", np.float32, "rowwise_adagrad"),
+    ("mosaic_tpu", np.uint16, "adam"),
+]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +208,7 @@ def test_a_pool_steps_by_kernels_as_by_xla(
     kernels, dtype, name, interpreted, small_blocks
 ):
     optimizer, rng = OPTIMIZERS[name], np.random.default_rng(0)
-    pool = chunk_pool.init_pool(40, 4, optimizer, dtype)
+    pool = chunk_pool.init_pool(40, 4, optimizer, dtype, line_group=2)
     frames = jnp.int32([3, 0, 39, 1, 17, 5, 0])
     grads = jnp.asarray(rng.normal(size=(7, 4)), jnp.float32).at[4, 0].set(jnp.nan)
     scale = optimizer.scale_of(jnp.int32([0, 0, 1, 1, 0, 1, 0]))
@@ -302,7 +309,8 @@ LINES = jnp.zeros((4, 128))
         ("mosaic_tpu", (LINES, jnp.zeros(130)), (4, 1), r"lines of 128.*\(130,\)"),
         ("mosaic_tpu", (jnp.zeros((4, 384)),), (3,), r"lines of 128.*\(4, 384\)"),
         ("mosaic_tpu", (jnp.zeros(384),), (3,), r"widths that divide 128.*\(3,\)"),
-        ("mosaic_tpu", (LINES.astype(jnp.uint16),), (4,), "32-bit values.*uint16"),
+        ("mosaic_tpu", (LINES.astype(jnp.int8),), (4,), "32-bit values.*int8"),
+        ("mosaic_tpu", (LINES[:3].astype(jnp.uint16),), (4,), r"even.*\(3, 128\)"),
         ("triton", (jnp.zeros((4, 24)),), (24,), r"widths\[0\] that is a power.*24"),
         ("triton", (LINES.astype(jnp.complex64),), (4,), "got complex64"),
         ("mosaic_gpu", (LINES,), (4,), "'mosaic_gpu' is not available"),
