@@ -94,7 +94,8 @@ def update_chunks(
         ),
         out_shape=[
             *(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays),
-            jax.ShapeDtypeStruct((ordered.size, 1), jnp.int32),
+            # By lanes: of a column every number would take a line.
+            jax.ShapeDtypeStruct((num_blocks, 1, _BLOCK), jnp.int32),
         ],
         grid=(num_blocks,),
         in_specs=[
@@ -109,9 +110,10 @@ def update_chunks(
         ],
         out_specs=[
             *[in_place] * len(arrays),
-            pl.BlockSpec((_BLOCK, 1), lambda block: (block, 0)),
+            pl.BlockSpec((1, 1, _BLOCK), lambda block: (block, 0, 0)),
         ],
         scratch_shapes=[
+            pltpu.VMEM((_BLOCK, 1), jnp.int32),
             *(
                 pltpu.VMEM((_BLOCK * lines_per_copy(array.dtype), LANES), array.dtype)
                 for array in arrays
@@ -125,7 +127,8 @@ def update_chunks(
         name="update_chunks",
     )(ordered, *lines, *rows, *arrays)
     flags = jnp.zeros(frames.size, bool)
-    flags = flags.at[order].set(accepts[: frames.size, 0] > 0, unique_indices=True)
+    accepts = accepts.reshape(-1)[: frames.size] > 0
+    flags = flags.at[order].set(accepts, unique_indices=True)
     return tuple(new), flags
 
 
@@ -243,9 +246,9 @@ def _update_block(
     Args:
       frames: `i32[B]`, scalars, in order.
       *refs: per kind `begins` and `slots` as for `_Held`; the operands; the arrays
-        twice, as they come and to be written; `[B, 1]` what is accepted, to be written;
-        per array `landing`, then per array `lines`, then per array `chunks`; a
-        semaphore per array.
+        twice, as they come and to be written; `[1, 1, B]` what is accepted, to be
+        written; `[B, 1]`, the same as a column; per array `landing`, then per array
+        `lines`, then per array `chunks`; a semaphore per array.
       widths: per array.
       kinds: per array, which `begins` and `slots` are its own.
       update: of rows.
@@ -255,8 +258,8 @@ def _update_block(
     numbered, refs = refs[: 2 * num_kinds], refs[2 * num_kinds :]
     rows, refs = refs[:num_rows], refs[num_rows:]
     # What comes is what is written: a line of the block before is read as it left it.
-    arrays, accepted = refs[num_arrays : 2 * num_arrays], refs[2 * num_arrays]
-    scratch = refs[2 * num_arrays + 1 : -1]
+    arrays, refs = refs[num_arrays : 2 * num_arrays], refs[2 * num_arrays :]
+    flags, accepted, *scratch = refs[:-1]
     landing, lines, chunks = (
         scratch[turn * num_arrays :][:num_arrays] for turn in range(3)
     )
@@ -316,6 +319,12 @@ def _update_block(
         window = window.astype(one.landing.dtype)
         one.chunks[:, : one.width] = window.astype(one.chunks.dtype)
     accepted[...] = accepts.astype(jnp.int32)
+    square = (_BLOCK, _BLOCK)
+    is_own = lax.broadcasted_iota(jnp.int32, square, 0) == lax.broadcasted_iota(
+        jnp.int32, square, 1
+    )
+    as_lanes = jnp.where(is_own, jnp.broadcast_to(accepted[...], square), 0)
+    flags[0] = jnp.sum(as_lanes, axis=0, keepdims=True)
     lax.fori_loop(0, _BLOCK, pack, None)
     for one in held:
         one.leave()
