@@ -234,7 +234,11 @@ def test_a_pool_steps_by_kernels_as_by_xla(
 
 
 @pytest.mark.parametrize(
-    ("kernels", "fallback"), [("triton", "zero"), ("mosaic_tpu", "shared")]
+    ("kernels", "fallback"),
+    [
+        ("triton", "zero"),
+        pytest.param("mosaic_tpu", "shared", marks=pytest.mark.slow),
+    ],
 )
 def test_a_store_trains_by_kernels_as_by_xla(
     kernels, fallback, interpreted, small_blocks
