@@ -29,7 +29,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,40 +41,31 @@ from fiited_jax import training
 from fiited_jax.checks import BudgetError
 from fiited_jax.data import Batch, Change, DemoStream, Split, Vocabulary, rebatch
 from fiited_jax.methods import METHODS
+from recovery import (
+    BATCH_SIZE,
+    KINDS,
+    SMOOTHED,
+    TOLERANCE,
+    WINDOW,
+    Setting,
+    judge,
+    of_phases,
+    smooth,
+)
 
 REFERENCE = "full"
 OFFLINE = {"pep"}  # trains again from the start once its lengths are known
 RATES = (0.01, 0.03, 0.1)
-BATCH_SIZE = 256
-WINDOW = 20 * BATCH_SIZE
-TOLERANCE = 0.002
-SMOOTHED = 4
-KINDS = ("popularity", "concept")
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What all runs share.
-
-    Attributes:
-      compression: dense bytes over all-in bytes.
-      windows: of a phase.
-      seeds: streams, and initial weights.
-      rates: learning rates to choose from.
-    """
-
-    compression: float
-    windows: int
-    seeds: int
-    rates: tuple[float, ...]
+PHASES = (12, 12, 36)  # concepts take long to learn anew
+FOLLOWS = "fiited:half_life=500,frames_per_entry=4"  # forgets sooner, longer vectors
 
 
 @functools.cache
 def open_stream(setting: Setting, seed: int) -> DemoStream:
     """Return the stream of a seed, all phases of it."""
-    phase = setting.windows * WINDOW
-    changes = [Change(phase * number, kind) for number, kind in enumerate(KINDS, 1)]
-    return DemoStream(phase * (len(KINDS) + 1), WINDOW, seed, changes=changes)
+    places = zip(setting.changes, KINDS, strict=True)
+    changes = [Change(WINDOW * number, kind) for number, kind in places]
+    return DemoStream(WINDOW * sum(setting.phases), WINDOW, seed, changes=changes)
 
 
 class Part:
@@ -173,50 +164,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def smooth(curve: Sequence[float], width: int = SMOOTHED) -> np.ndarray:
-    """Return the mean of the last values up to each, fewer at the start.
-
-    >>> smooth([1.0, 3.0, 5.0], 2).tolist()
-    [1.0, 2.0, 4.0]
-    """
-    starts = [max(stop - width, 0) for stop in range(1, len(curve) + 1)]
-    return np.array([np.mean(curve[i : n + 1]) for n, i in enumerate(starts)])
-
-
-def recovery(
-    curve: Sequence[float],
-    reference: Sequence[float],
-    tolerance: float = TOLERANCE,
-    width: int = SMOOTHED,
-) -> int | None:
-    """Return how many windows a method takes to recover.
-
-    Args:
-      curve: AUC per window since the change.
-      reference: that of a freshly trained full table.
-      tolerance: how far below it is near enough.
-      width: windows that both are smoothed over.
-
-    Returns:
-      Windows before the first from which on the smoothed curve stays near enough; 0 if
-      it always is; `None` if it is not at the end.
-
-    >>> recovery([0.6, 0.69, 0.7], [0.7, 0.7, 0.7], width=1, tolerance=0.01)
-    1
-    """
-    gaps = smooth(curve, width) - smooth(reference, width)
-    # Rounding does not decide over what is exactly as far as allowed.
-    below = np.flatnonzero(gaps < -tolerance - 1e-9)
-    after = int(below[-1]) + 1 if len(below) else 0
-    return after if after < len(gaps) else None
-
-
 def choose_rate(line: str, setting: Setting) -> float:
     """Return the learning rate of the highest AUC before the first change."""
     if len(setting.rates) == 1:
         return setting.rates[0]
     seed = setting.seeds  # of no reported run
-    quiet = Part(open_stream(setting, seed), 0, setting.windows * WINDOW)
+    quiet = Part(open_stream(setting, seed), 0, setting.phases[0] * WINDOW)
 
     def quality(rate: float) -> float:
         return statistics.mean(curve(line, setting, quiet, seed, rate)[0][-SMOOTHED:])
@@ -259,38 +212,11 @@ def measure(line: str, setting: Setting) -> dict[str, Any]:
     return result
 
 
-def judge(result: dict[str, Any], fresh: np.ndarray, windows: int) -> dict[str, Any]:
-    """Compare with the reference.
-
-    Args:
-      result: from `measure`.
-      fresh: AUC of the reference, float64[seeds, windows since the first change].
-      windows: of a phase.
-
-    Returns:
-      Per kind of change: the windows of `recovery`, the `gap` to the reference over the
-      last windows of the phase, and the standard deviation of the gap over seeds.
-    """
-    auc = np.array(result["auc"])
-    told = {}
-    for number, kind in enumerate(KINDS):
-        first = number * windows
-        own = auc[:, windows + first : 2 * windows + first]
-        reference = fresh[:, first : first + windows]
-        gaps = (own - reference)[:, -SMOOTHED:].mean(axis=1)
-        told[kind] = {
-            "recovery": recovery(own.mean(axis=0), reference.mean(axis=0)),
-            "gap": float(gaps.mean()),
-            "gap_std": float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0,
-        }
-    return told
-
-
-def row(result: dict[str, Any], windows: int) -> str:
+def row(result: dict[str, Any], setting: Setting) -> str:
     """Format a line of the Markdown table."""
     if "refused" in result:
         return f"| {result['line']} | does not fit | | | | | | |"
-    quiet = np.array(result["auc"])[:, windows - SMOOTHED : windows].mean()
+    quiet = np.array(result["auc"])[:, : setting.phases[0]][:, -SMOOTHED:].mean()
     cells = [result["line"], f"{result['learning_rate']:g}"]
     cells += [f"{result['all_in_ratio']:.1f}", f"{quiet:.4f}"]
     for kind in KINDS:
@@ -304,37 +230,39 @@ def row(result: dict[str, Any], windows: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def plot(path: Path, results: list[dict[str, Any]], windows: int) -> None:
+def plot(path: Path, results: list[dict[str, Any]], setting: Setting) -> None:
     """Plot AUC over the stream, and the gap to the freshly trained full table.
 
     Args:
       path: a PNG file to write or replace; its folder is made.
       results: of all lines, the reference among them.
-      windows: of a phase.
+      setting: of all runs.
     """
     figure = Figure(figsize=(9, 8), layout="constrained")
     top, bottom = figure.subplots(2, sharex=True)
     reference = next(result for result in results if "fresh" in result)
-    fresh = np.mean(reference["fresh"], axis=0).reshape(len(KINDS), windows)
-    places = (np.arange((len(KINDS) + 1) * windows) + 1) * WINDOW
-    phases = places.reshape(-1, windows)
+    fresh = of_phases(np.mean(reference["fresh"], axis=0), setting)
+    fresh = [smooth(part) for part in fresh]
+    places = (np.arange(sum(setting.phases)) + 1) * WINDOW
+    phases = np.split(places, setting.changes)[1:]
     for number, result in enumerate(r for r in results if "auc" in r):
-        auc = np.mean(result["auc"], axis=0).reshape(-1, windows)
+        parts = np.split(np.mean(result["auc"], axis=0), setting.changes)
         ours = result["line"].partition(":")[0] == "fiited"
         style = {"color": f"C{number}", "linewidth": 2.2 if ours else 1.0}
         if number >= 10:
             style |= {"color": f"C{number - 10}", "linestyle": "-."}
-        smoothed = np.concatenate([smooth(part) for part in auc])
-        top.plot(places, smoothed, label=result["line"], **style)
-        for part, base, place in zip(auc[1:], fresh, phases[1:], strict=True):
-            bottom.plot(place, smooth(part) - smooth(base), **style)
-    smoothed = [smooth(base) for base in fresh]
-    dashed = top.plot(phases[1:].T, np.transpose(smoothed), "k--")
-    dashed[0].set_label("full, freshly trained")
-    for place, kind in zip(phases[1:, 0] - WINDOW, KINDS, strict=True):
+        smoothed = [smooth(part) for part in parts]
+        top.plot(places, np.concatenate(smoothed), label=result["line"], **style)
+        for part, base, place in zip(smoothed[1:], fresh, phases, strict=True):
+            bottom.plot(place, part - base, **style)
+    for number, (base, place) in enumerate(zip(fresh, phases, strict=True)):
+        label = None if number else "full, freshly trained"
+        top.plot(place, base, "k--", label=label)
+    for place, kind in zip(phases, KINDS, strict=True):
+        start = place[0] - WINDOW
         for axes in (top, bottom):
-            axes.axvline(place, color="grey", linewidth=0.8)
-        top.annotate(f" {kind}", (place, 0.02), xycoords=("data", "axes fraction"))
+            axes.axvline(start, color="grey", linewidth=0.8)
+        top.annotate(f" {kind}", (start, 0.02), xycoords=("data", "axes fraction"))
     bottom.axhline(-TOLERANCE, color="k", linestyle="--", linewidth=0.8)
     bottom.set_ylim(-0.03, 0.03)
     bottom.set_xlabel("examples")
@@ -362,11 +290,11 @@ def main() -> None:
     quick = arguments.quick
     setting = Setting(
         compression=arguments.compression,
-        windows=4 if quick else 12,
-        seeds=(1 if quick else 3) if arguments.seeds is None else arguments.seeds,
+        phases=(4, 4, 4) if quick else PHASES,
+        seeds=(1 if quick else 6) if arguments.seeds is None else arguments.seeds,
         rates=(0.1,) if quick else RATES,
     )
-    lines = arguments.methods or sorted(METHODS.keys() - OFFLINE)
+    lines = arguments.methods or sorted({*METHODS, FOLLOWS} - OFFLINE)
     if setting.seeds < 1:
         parser.error(f"argument --seeds: must be at least 1, got {setting.seeds}")
     try:
@@ -390,9 +318,9 @@ def main() -> None:
         if line == REFERENCE:
             fresh = np.array(result["fresh"])
         if "refused" not in result:
-            result |= judge(result, fresh, setting.windows)
+            result |= judge(result, fresh, setting)
         results.append(result)
-        print(row(result, setting.windows), flush=True)
+        print(row(result, setting), flush=True)
         if arguments.json:
             report = {
                 "device": jax.devices()[0].device_kind,
@@ -405,7 +333,7 @@ def main() -> None:
             }
             arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.plot:
-        plot(arguments.plot, results, setting.windows)
+        plot(arguments.plot, results, setting)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def admit(
 ) -> tuple[EmbeddingState, Handle, AdmitInfo]:
     """Find keys and page new ones in; see `EmbeddingStore.admit`."""
     keys, tables, num_ways = lookups.keys, lookups.tables, config.num_ways
-    found = probe(state.pages, keys, tables, lookups.valid, num_ways)
+    found = probe(state.pages, keys, tables, lookups.valid, config)
     is_hit = found != NO_ENTRY
     waiting = lookups.valid & ~is_hit
     memory, limit = state.doorkeeper, jnp.full(tables.shape, jnp.inf, jnp.float32)

@@ -3,7 +3,7 @@
     python -m pallas_kernels.aot --target h100 --op fiited_jax.chip_cases:triton_step
 
 Admission, gather and update of 2^12 lookups in a store of 2^20 frames of 16 float32,
-with Adagrad: what a training step does beside the dense model.
+with Adagrad unless told: what a training step does beside the dense model.
 """
 
 from typing import Literal
@@ -16,14 +16,15 @@ from pallas_kernels.aot import Case
 
 from .config import EmbeddingConfig
 from .scorers import grad_norm
-from .sparse_optim import sparse
+from .sparse_optim import SparseOptimizer, sparse
 from .state import EmbeddingState
 from .store import EmbeddingStore
 
-__all__ = ["mosaic_tpu_step", "triton_step", "xla_step"]
+__all__ = ["mosaic_tpu_adam_step", "mosaic_tpu_step", "triton_step", "xla_step"]
 
 _NUM_LOOKUPS = 1 << 12
 _CHUNK_DIM, _NUM_CHUNKS = 16, 4
+_ADAGRAD = sparse(optax.adagrad(0.05))
 
 
 def xla_step() -> Case:
@@ -41,7 +42,16 @@ def mosaic_tpu_step() -> Case:
     return _step_case("mosaic_tpu")
 
 
-def _step_case(kernels: Literal["xla", "mosaic_tpu", "triton"]) -> Case:
+def mosaic_tpu_adam_step() -> Case:
+    """Return the step by kernels for TPUs with Adam, and with values of 16 bits."""
+    return _step_case("mosaic_tpu", sparse(optax.adam(0.05)), "bfloat16")
+
+
+def _step_case(
+    kernels: Literal["xla", "mosaic_tpu", "triton"],
+    optimizer: SparseOptimizer = _ADAGRAD,
+    value_dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Case:
     config = EmbeddingConfig(
         embedding_dim=_CHUNK_DIM * _NUM_CHUNKS,
         chunk_dim=_CHUNK_DIM,
@@ -50,9 +60,10 @@ def _step_case(kernels: Literal["xla", "mosaic_tpu", "triton"]) -> Case:
         num_tables=26,
         id_bits=32,
         scorer=grad_norm(),
+        value_dtype=value_dtype,
         kernels=kernels,
     )
-    store = EmbeddingStore(config, sparse(optax.adagrad(0.05)))
+    store = EmbeddingStore(config, optimizer)
 
     def step(
         state: EmbeddingState, ids: jax.Array, tables: jax.Array, grads: jax.Array

@@ -16,7 +16,7 @@ from pallas_kernels.api import Implementation
 
 from .keys import Keys, hash_words
 from .precision import from_stored, round_nearest, round_stochastic, to_stored
-from .sizes import pool_line_shape
+from .sizes import num_scalars, pool_line_shape
 from .sparse_optim import SparseOptimizer
 from .state import ChunkPool
 from .utility import rounding_salt
@@ -38,6 +38,7 @@ def init_pool(
     chunk_dim: int,
     optimizer: SparseOptimizer,
     dtype: DTypeLike = jnp.float32,
+    line_group: int = 1,
 ) -> ChunkPool:
     """Allocate a pool of zeros with fresh optimizer state.
 
@@ -46,19 +47,23 @@ def init_pool(
       chunk_dim: C, values per frame.
       optimizer: whose slots are allocated.
       dtype: how values are stored, see `fiited_jax.precision`.
+      line_group: as for `pool_line_shape`.
 
     Returns:
       A `ChunkPool`.
     """
-    lines, lanes = pool_line_shape(num_frames, chunk_dim)
-    values = jnp.zeros((lines, lanes), jnp.float32)
+    lines, lanes = pool_line_shape(num_frames, chunk_dim, line_group)
+    per_frame, scalars = lines * lanes // chunk_dim, num_scalars(num_frames)
+    rows = jnp.zeros((max(per_frame, scalars), chunk_dim), jnp.float32)
     # A copy: slots that are the parameters themselves must not share their buffer.
-    slots = jax.tree.map(jnp.array, optimizer.init(values.reshape(-1, chunk_dim)))
+    slots = jax.tree.map(jnp.array, optimizer.init(rows))
     return ChunkPool(
-        values=values.astype(dtype),
+        values=jnp.zeros((lines, lanes), dtype),
         slots=jax.tree.map(
             lambda leaf: (
-                leaf[:num_frames] if leaf.ndim == 1 else leaf.reshape(lines, lanes)
+                leaf[:scalars]
+                if leaf.ndim == 1
+                else leaf[:per_frame].reshape(lines, lanes)
             ),
             slots,
         ),

@@ -74,11 +74,10 @@ class EmbeddingConfig:
       headroom: share of the frames that `prune_step` leaves free for new entries.
       hysteresis: `prune_step` moves nothing unless at least this share of the frames in
         use would change owner, or as many are to be granted or idle.
-      kernels: which implementation of `pallas_kernels` reads and steps frames:
-        `"xla"`; `"triton"` on NVIDIA GPUs, `"mosaic_tpu"` on TPUs, which raise
-        `NotImplementedError` for sizes, dtypes and optimizers that they cannot do: the
-        latter all with a scalar per frame. They refuse schedules that read arrays.
-        `None` chooses.
+      kernels: which implementation of `pallas_kernels` reads and steps frames, and
+        finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs, where
+        XLA finds the keys. They raise `NotImplementedError` for sizes that they cannot
+        do, and refuse schedules that read arrays. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -291,6 +290,12 @@ class EmbeddingConfig:
         return _VALUE_DTYPES[self.value_dtype]
 
     @property
+    def line_group(self) -> int:
+        """What the lines of a pool are a multiple of: TPUs copy short ones by twos."""
+        is_short = self.stored_dtype.itemsize < 4
+        return 2 if is_short and self.kernels == "mosaic_tpu" else 1
+
+    @property
     def entry_bytes(self) -> int:
         """Bytes of an entry of the page table; see `state.PageTable`."""
         where = self.start_dtype.itemsize + self.extent_dtype.itemsize
@@ -413,7 +418,9 @@ class EmbeddingConfig:
         check_number("frames_per_entry", frames_per_entry, 1e-3, probe.num_chunks)
         longest = max(probe.table_dims or (embedding_dim,)) // chunk_dim
         needs = Needs(
-            kind=FrameKind(chunk_dim, probe.stored_dtype.itemsize, specs),
+            kind=FrameKind(
+                chunk_dim, probe.stored_dtype.itemsize, specs, probe.line_group
+            ),
             num_chunks=probe.num_chunks,
             most_chunks=longest / (1 - probe.headroom),
             num_ways=num_ways,

@@ -110,7 +110,11 @@ def all_tables(pages: PageTable) -> jax.Array:
 
 
 def probe(
-    pages: PageTable, keys: Keys, tables: jax.Array, valid: jax.Array, num_ways: int
+    pages: PageTable,
+    keys: Keys,
+    tables: jax.Array,
+    valid: jax.Array,
+    config: EmbeddingConfig,
 ) -> jax.Array:
     """Find the entries of keys.
 
@@ -119,7 +123,7 @@ def probe(
       keys: words `u32[N]`.
       tables: `i32[N]`.
       valid: `bool[N]`; the others are not found.
-      num_ways: W.
+      config: sizes and rules.
 
     Returns:
       `i32[N]` entries, `NO_ENTRY` where the key is not tracked.
@@ -128,11 +132,17 @@ def probe(
         entries = entries_of_rows(keys.low, tables, pages.table_sizes)
         found = valid & _is_held(pages, jnp.where(valid, entries, 0))
         return jnp.where(found, entries, NO_ENTRY)
-    buckets = buckets_of(keys, tables, pages.extent.size // num_ways)
-    query = _query(pages, keys, tables)
-    way = probe_page_table(_words(pages), query, buckets, num_ways)
+    buckets = buckets_of(keys, tables, pages.extent.size // config.num_ways)
+    way = probe_page_table(
+        _words(pages),
+        _query(pages, keys, tables),
+        buckets,
+        config.num_ways,
+        # Words do not lie in lines, as TPUs would need them.
+        implementation="triton" if config.kernels == "triton" else "xla",
+    )
     found = valid & (way != NO_WAY)
-    return jnp.where(found, buckets * num_ways + way, NO_ENTRY)
+    return jnp.where(found, buckets * config.num_ways + way, NO_ENTRY)
 
 
 def owns(

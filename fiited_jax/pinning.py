@@ -47,9 +47,7 @@ def unpin(
 def _entries(
     state: EmbeddingState, lookups: Lookups, config: EmbeddingConfig
 ) -> jax.Array:
-    return probe(
-        state.pages, lookups.keys, lookups.tables, lookups.valid, config.num_ways
-    )
+    return probe(state.pages, lookups.keys, lookups.tables, lookups.valid, config)
 
 
 def _set_utilities(

@@ -28,7 +28,13 @@ def init_shared(
     if not config.num_shared:
         return None
     num_frames = config.num_shared * config.num_chunks
-    pool = init_pool(num_frames + 1, config.chunk_dim, optimizer, config.stored_dtype)
+    pool = init_pool(
+        num_frames + 1,
+        config.chunk_dim,
+        optimizer,
+        config.stored_dtype,
+        config.line_group,
+    )
     frames = 1 + lax.iota(jnp.int32, num_frames)
     nothing = jnp.zeros_like(frames)
     values = initial_values(

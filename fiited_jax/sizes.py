@@ -10,6 +10,7 @@ __all__ = [
     "LANES",
     "SHORT_FRAMES",
     "FrameKind",
+    "num_scalars",
     "parse_bytes",
     "pool_line_shape",
 ]
@@ -20,7 +21,9 @@ SHORT_FRAMES = 1 << 16
 LANES = 128  # the lane count of a TPU register, and of every line we store
 
 
-def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
+def pool_line_shape(
+    num_frames: int, chunk_dim: int, line_group: int = 1
+) -> tuple[int, int]:
     """Return the shape of the lines that hold `num_frames` chunks.
 
     A line is 128 lanes where whole chunks fill it, so that no backend pads or
@@ -29,6 +32,7 @@ def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
     Args:
       num_frames: P, chunks to hold.
       chunk_dim: C, values per chunk.
+      line_group: what the number of lines is a multiple of.
 
     Returns:
       `(lines, lanes)`.
@@ -37,7 +41,17 @@ def pool_line_shape(num_frames: int, chunk_dim: int) -> tuple[int, int]:
     ((13, 128), (100, 24))
     """
     lanes = chunk_dim if LANES % chunk_dim else LANES
-    return -(-num_frames * chunk_dim // lanes), lanes
+    values = lanes * line_group
+    return -(-num_frames * chunk_dim // values) * line_group, lanes
+
+
+def num_scalars(num_frames: int) -> int:
+    """Return how many scalars are stored for frames, one each: whole lines of them.
+
+    >>> num_scalars(100)
+    128
+    """
+    return -(-num_frames // LANES) * LANES
 
 
 def parse_bytes(size: int | str) -> int:
@@ -77,18 +91,21 @@ class FrameKind(NamedTuple):
       chunk_dim: C, values per frame.
       value_bytes: bytes per value.
       specs: the optimizer's slots.
+      line_group: as for `pool_line_shape`.
     """
 
     chunk_dim: int
     value_bytes: int
     specs: tuple[SlotSpec, ...]
+    line_group: int = 1
 
     def bytes_of(self, num_frames: int) -> int:
         """Bytes of everything that is per frame: values and slots."""
-        lines, lanes = pool_line_shape(num_frames, self.chunk_dim)
+        lines, lanes = pool_line_shape(num_frames, self.chunk_dim, self.line_group)
         total = lines * lanes * self.value_bytes
         for spec in self.specs:
-            scale = lines * lanes // self.chunk_dim if spec.shape else num_frames
+            per_frame = lines * lanes // self.chunk_dim
+            scale = per_frame if spec.shape else num_scalars(num_frames)
             total += scale * spec.num_bytes
         return total
 

@@ -76,11 +76,12 @@ class ChunkPool:
     Attributes:
       values: lines of whole chunks, see `sizes.pool_line_shape`; of bfloat16 their
         bits, see `fiited_jax.precision`.
-      slots: the optimizer's state; `[C]` leaves are stored as lines, scalars flat.
+      slots: the optimizer's state; `[C]` leaves are stored as lines, scalars flat, to
+        the end of a line of 128.
     """
 
     values: jax.Array  # f32[L, w] or bits u16[L, w], L * w >= P * C
-    slots: Any  # leaves [L, w] or [P]
+    slots: Any  # leaves [L, w], or [S] with S >= P a multiple of 128
 
 
 @jax.tree_util.register_dataclass

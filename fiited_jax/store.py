@@ -111,6 +111,7 @@ class EmbeddingStore:
                 config.chunk_dim,
                 self.optimizer,
                 config.stored_dtype,
+                config.line_group,
             ),
             arena=init_arena(),
             shared=init_shared(seed, config, self.optimizer),
@@ -165,13 +166,8 @@ class EmbeddingStore:
         """
         self._check_state(state)
         lookups = self._lookups(ids, tables)
-        entries = probe(
-            state.pages,
-            lookups.keys,
-            lookups.tables,
-            lookups.valid,
-            self.config.num_ways,
-        )
+        keys, tables = lookups.keys, lookups.tables
+        entries = probe(state.pages, keys, tables, lookups.valid, self.config)
         return make_handle(lookups, entries)
 
     def gather(self, state: EmbeddingState, handle: Handle) -> jax.Array:

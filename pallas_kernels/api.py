@@ -37,11 +37,12 @@ def gather_chunks(
         Frame `NULL_FRAME` holds zeros.
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
-      implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values on
-        a TPU, and `"sparsecore"` on one with SparseCores; `"triton"` for a C that is a
-        power of 2 on an NVIDIA GPU. They have been compiled for such chips and not yet
-        run on any, so `None` chooses `"xla"`. They do not lower for other platforms,
-        nor under `jax.vmap` on a TPU.
+      implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values, or
+        of `uint16` with L even, on a TPU, and `"sparsecore"` for one of 32-bit values
+        on a TPU with SparseCores; `"triton"` for a C that is a power of 2 on an NVIDIA
+        GPU. They have been compiled for such chips and not yet run on any, so `None`
+        chooses `"xla"`. They do not lower for other platforms, nor under `jax.vmap` on
+        a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -202,10 +203,11 @@ def update_chunks(
         not accepted is left as it is. Traced, with any m; each row by itself, no arrays
         but its arguments. Not differentiated.
       widths: w per array, values per frame.
-      implementation: `"xla"`; `"mosaic_tpu"` for lines of 128 values of 32 bits and one
-        width that divides 128, on a TPU; `"triton"` for widths that are powers of 2, on
-        an NVIDIA GPU. Both have been compiled for such chips and not yet run on any, so
-        `None` chooses `"xla"`.
+      implementation: `"xla"`; `"mosaic_tpu"` for lines `[L, 128]` of 32-bit values, or
+        of `uint16` with L even, or for 32-bit values `[P]` with P a multiple of 128,
+        and widths that divide 128, on a TPU; `"triton"` for
+        widths that are powers of 2, on an NVIDIA GPU. Both have been compiled for such
+        chips and not yet run on any, so `None` chooses `"xla"`.
 
     Returns:
       The arrays, in place where the caller donates them; and `bool[n]`, what was
@@ -268,9 +270,11 @@ def probe_page_table(
     Args:
       words: the table's key words, each `[num_buckets * W]` flat.
       queries: the words looked for, each `[...]`, one per entry of `words`.
-      buckets: `i32[...]` the bucket of each query.
+      buckets: `i32[...]` the bucket of each query, in range.
       num_ways: W, ways per bucket.
-      implementation: `None` chooses; a name works or raises.
+      implementation: `"xla"`; `"triton"` for a W that is a power of 2, on an NVIDIA
+        GPU: one pass over the bucket's words, with nothing `[..., W]` in memory. It has
+        been compiled for such chips and not yet run on any, so `None` chooses `"xla"`.
 
     Returns:
       `i32[...]`, the way whose words all match, or `NO_WAY`.
@@ -278,13 +282,13 @@ def probe_page_table(
     Raises:
       ValueError: on word counts or shapes that do not fit.
       TypeError: on buckets that are not int32.
-      NotImplementedError: on an implementation that is not there.
+      NotImplementedError: on an implementation that is not there or cannot do this.
 
     >>> words = (jnp.array([5, 7, 9, 5]),)
     >>> probe_page_table(words, (jnp.array([5, 5, 8]),), jnp.array([0, 1, 1]), 2)
     Array([ 0,  1, -1], dtype=int32)
     """
-    _check_implementation(implementation)
+    _check_implementation(implementation, "triton")
     _check_int32("buckets", buckets)
     if len(words) != len(queries) or not words:
         raise ValueError(
@@ -298,7 +302,11 @@ def probe_page_table(
                 f"queries must have the shape of buckets {buckets.shape} and the "
                 f"dtype of their word {word.dtype}, got {query.dtype}{query.shape}"
             )
-    return reference.probe_page_table(words, queries, buckets, num_ways)
+    if implementation in (None, "xla"):
+        return reference.probe_page_table(words, queries, buckets, num_ways)
+    from .triton import probe_page_table as probe
+
+    return probe(words, queries, buckets, num_ways)
 
 
 def _check_update(

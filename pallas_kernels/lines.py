@@ -1,29 +1,46 @@
 """Lines of 128 values: the least that a TPU copies from its memory."""
 
 import jax
+import jax.numpy as jnp
 
 __all__ = ["LANES", "check_lines"]
 
 LANES = 128
 
 
-def check_lines(implementation: str, name: str, array: jax.Array) -> None:
+def check_lines(
+    implementation: str,
+    name: str,
+    array: jax.Array,
+    *,
+    flat: bool = False,
+    short: bool = False,
+) -> None:
     """Refuse what does not lie in whole lines of 32-bit values.
 
     Args:
       implementation: that needs them.
       name: of the array.
       array: any.
+      flat: whether lines may follow each other in one axis.
+      short: whether an even number of lines of `uint16` will do.
 
     Raises:
       NotImplementedError: naming all three.
     """
     needs = f"implementation={implementation!r} needs {name}"
-    if array.ndim != 2 or array.shape[1] != LANES:
+    are_lines = array.ndim == 2 and array.shape[1] == LANES
+    if not (are_lines or (flat and array.ndim == 1 and array.size % LANES == 0)):
         raise NotImplementedError(
             f"{needs} of lines of {LANES} values, got shape {array.shape}"
         )
-    if array.dtype.itemsize != 4:
+    if short and are_lines and array.dtype == jnp.uint16:
+        if array.shape[0] % 2:
+            raise NotImplementedError(
+                f"{needs} of an even number of lines of 16-bit values, got shape "
+                f"{array.shape}"
+            )
+    elif array.dtype.itemsize != 4:
         raise NotImplementedError(
             f"{needs} of 32-bit values: two lines of shorter ones share a row of "
             f"memory; got {array.dtype}"

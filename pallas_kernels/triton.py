@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from .reference import NULL_FRAME, Arrays, Update
+from .reference import NO_WAY, NULL_FRAME, Arrays, Update
 
-__all__ = ["gather_chunks", "update_chunks"]
+__all__ = ["gather_chunks", "probe_page_table", "update_chunks"]
 
 _FLOATS = (jnp.float32, jnp.float16, jnp.bfloat16)
 _VALUES = 2048  # per program
@@ -88,6 +88,84 @@ def _gather_block(
         values,
         mask=jnp.broadcast_to(exists[:, None], (block, chunk_dim)),
     )
+
+
+def probe_page_table(
+    words: Arrays,
+    queries: Arrays,
+    buckets: jax.Array,
+    num_ways: int,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """Find each query in its bucket; see `pallas_kernels.api.probe_page_table`.
+
+    Args:
+      words: each `[num_buckets * W]` integers, fewer than 2^31.
+      queries: each `[...]`, one per word.
+      buckets: `i32[...]`, all in range.
+      num_ways: W, a power of 2.
+      interpret: as for `pl.pallas_call`.
+
+    Returns:
+      `i32[...]`.
+
+    Raises:
+      NotImplementedError: on another W, and on longer words.
+    """
+    for word in words:
+        _check("num_ways", num_ways, word)
+    block = max(_VALUES // num_ways, 1)
+    num_blocks = -(-buckets.size // block)
+    if max(words[0].size, num_blocks * block) >= 1 << 31:
+        raise NotImplementedError(
+            "implementation='triton' needs words and queries of fewer than 2^31, got "
+            f"shapes {words[0].shape} and {buckets.shape}"
+        )
+    if not num_blocks:
+        return jnp.zeros(buckets.shape, jnp.int32)
+    ways = pl.pallas_call(
+        functools.partial(_probe_block, block=block, num_ways=num_ways),
+        out_shape=jax.ShapeDtypeStruct((buckets.size,), jnp.int32),
+        grid=(num_blocks,),
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (1 + 2 * len(words)),
+        out_specs=pl.BlockSpec(memory_space=pl.ANY),
+        compiler_params=plgpu.CompilerParams(num_warps=_NUM_WARPS),
+        interpret=interpret,
+        name="probe_page_table",
+    )(
+        buckets.reshape(-1),
+        *(query.reshape(-1) for query in queries),
+        *(word.reshape(-1) for word in words),
+    )
+    return ways.reshape(buckets.shape)
+
+
+def _probe_block(buckets: Any, *refs: Any, block: int, num_ways: int) -> None:
+    """Compare the queries of a block with the ways of their buckets.
+
+    Args:
+      buckets: `i32[n]`.
+      *refs: `[n]` per word what is looked for; the words, `[num_buckets * W]`; and
+        `i32[n]` the ways, to be written.
+      block: queries per program.
+      num_ways: W.
+    """
+    num_words = len(refs) // 2
+    queries, words, found = refs[:num_words], refs[num_words:-1], refs[-1]
+    rows = pl.program_id(0) * block + jnp.arange(block)
+    ways = jnp.arange(num_ways)[None, :]
+    exists = rows < buckets.shape[0]
+    bucket = plgpu.load(buckets.at[rows], mask=exists, other=0)
+    places = bucket[:, None] * num_ways + ways
+    matches = is_read = jnp.broadcast_to(exists[:, None], places.shape)
+    for query, word in zip(queries, words, strict=True):
+        wanted = plgpu.load(query.at[rows], mask=exists, other=0)
+        held = plgpu.load(word.at[places], mask=is_read, other=0)
+        matches &= held == wanted[:, None]
+    way = jnp.min(jnp.where(matches, ways, num_ways), axis=1)
+    way = jnp.where(way < num_ways, way, NO_WAY)
+    plgpu.store(found.at[rows], way.astype(jnp.int32), mask=exists)
 
 
 def update_chunks(

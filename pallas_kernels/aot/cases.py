@@ -44,8 +44,14 @@ def _of(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
 _POOL = _of(_NUM_FRAMES * _CHUNK_DIM // 128, 128, dtype=jnp.float32)
 _FRAMES = _of(_NUM_LOOKUPS)
 _CHUNKS = _of(_NUM_LOOKUPS, _CHUNK_DIM, dtype=jnp.float32)
-_WORD = _of(_NUM_FRAMES, dtype=jnp.uint32)
-_QUERY = _of(_NUM_LOOKUPS, dtype=jnp.uint32)
+# Keys of 32 bits of up to 255 tables, as a store has them.
+_PROBED = (
+    _of(_NUM_FRAMES, dtype=jnp.uint32),
+    _of(_NUM_FRAMES, dtype=jnp.uint8),
+    _of(_NUM_LOOKUPS, dtype=jnp.uint32),
+    _of(_NUM_LOOKUPS, dtype=jnp.uint8),
+    _FRAMES,
+)
 
 
 def _gather_chunks(implementation: api.Implementation) -> Callable[..., jax.Array]:
@@ -54,8 +60,23 @@ def _gather_chunks(implementation: api.Implementation) -> Callable[..., jax.Arra
     )
 
 
-def _probe(word: jax.Array, query: jax.Array, buckets: jax.Array) -> jax.Array:
-    return api.probe_page_table((word,), (query,), buckets, _NUM_WAYS)
+def _probe(implementation: api.Implementation) -> Callable[..., jax.Array]:
+    def probe(
+        low: jax.Array,
+        owner: jax.Array,
+        low_query: jax.Array,
+        owner_query: jax.Array,
+        buckets: jax.Array,
+    ) -> jax.Array:
+        return api.probe_page_table(
+            (low, owner),
+            (low_query, owner_query),
+            buckets,
+            _NUM_WAYS,
+            implementation=implementation,
+        )
+
+    return probe
 
 
 def _adagrad(
@@ -122,7 +143,10 @@ CASES = {
     "update_chunks/triton": Case(
         _update("triton"), _UPDATED, (0, 1), "update_chunks", "gpu"
     ),
-    "probe_page_table/xla": Case(_probe, (_WORD, _QUERY, _FRAMES)),
+    "probe_page_table/xla": Case(_probe("xla"), _PROBED),
+    "probe_page_table/triton": Case(
+        _probe("triton"), _PROBED, (), "probe_page_table", "gpu"
+    ),
 }
 """The operations, named `operation/implementation`.
 

@@ -42,10 +42,11 @@ def test_every_operation_compiles_without_a_temporary_of_the_order_of_the_pool(t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", ["mosaic_tpu_step", "mosaic_tpu_adam_step"])
 @pytest.mark.parametrize("target", ["v5e", "v5p", "v6e"])
-def test_the_step_of_a_store_compiles_with_its_kernels(target):
+def test_the_step_of_a_store_compiles_with_its_kernels(target, step):
     pytest.importorskip("libtpu")
-    name = "fiited_jax.chip_cases:mosaic_tpu_step"
+    name = f"fiited_jax.chip_cases:{step}"
     done = run("--target", target, "--op", name, "--limit", "0.25", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     case = json.loads(done.stdout)["cases"][name]

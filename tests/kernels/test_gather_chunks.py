@@ -39,8 +39,8 @@ def make_frames(shape, chunk_dim, null_share=0.3):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Interpretation is slow by the row: more blocks of fewer rows."""
-    monkeypatch.setattr(mosaic_tpu, "_BLOCK", 16)
-    monkeypatch.setattr(mosaic_tpu, "_IN_FLIGHT", 4)
+    monkeypatch.setattr(mosaic_tpu.gather, "_BLOCK", 16)
+    monkeypatch.setattr(mosaic_tpu.gather, "_IN_FLIGHT", 4)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 6), (32,), (0,), (3, 0)])
@@ -48,6 +48,15 @@ def small_blocks(monkeypatch):
 def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape, small_blocks):
     pool, frames = make_pool(chunk_dim), make_frames(shape, chunk_dim)
     read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
+
+
+@pytest.mark.parametrize("chunk_dim", [1, 16, 128])
+def test_mosaic_tpu_reads_two_short_lines_at_once(chunk_dim, small_blocks):
+    pool = make_pool(chunk_dim, np.uint16)
+    frames = make_frames((37,), chunk_dim)
+    read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
+    assert read.dtype == np.uint16
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
 
 
@@ -92,7 +101,7 @@ def test_a_null_frame_is_zeros(kernels, small_blocks):
 
 def test_mosaic_tpu_copies_nothing_for_a_null_frame(small_blocks, monkeypatch):
     far = 1 << 20  # a copy from there is an error
-    monkeypatch.setattr(mosaic_tpu, "NULL_FRAME", far)
+    monkeypatch.setattr(mosaic_tpu.gather, "NULL_FRAME", far)
     pool, frames = make_pool(4), make_frames((20,), 4, 0.0)
     read = mosaic_tpu.gather_chunks(pool, frames.at[::3].set(far), 4, interpret=RACES)
     expected = pk.gather_chunks(pool, frames, 4).at[::3].set(0)

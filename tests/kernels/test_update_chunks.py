@@ -31,7 +31,7 @@ def no_races(capfd):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Interpretation is slow by the row: more blocks of fewer rows."""
-    monkeypatch.setattr(mosaic_tpu, "_BLOCK", 16)
+    monkeypatch.setattr(mosaic_tpu.update, "_BLOCK", 16)
     monkeypatch.setattr(triton, "_VALUES", 64)
 
 
@@ -120,6 +120,36 @@ def test_mosaic_tpu_with_many_frames_of_a_line_and_none(null_share, small_blocks
     check(got, case, 0.1)
 
 
+def test_mosaic_tpu_steps_lines_of_several_kinds(small_blocks):
+    """Scalars and short values go on over blocks in which lines of chunks end."""
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(rng.normal(size=(8, 128)), jnp.float32)
+    counts = jnp.asarray(rng.integers(0, 9, 256), jnp.int32)
+    shorts = jnp.asarray(rng.integers(0, 1 << 16, (8, 128)), jnp.uint16)
+    frames = rng.permutation(np.arange(1, 256))[:70]
+    frames[:3] = [0, 255, 0]
+    grads = jnp.asarray(rng.normal(size=(70, 4)), jnp.float32)
+
+    def decay(windows, operands):
+        (values, counts, shorts), (grads,) = windows, operands
+        power = 0.5 ** counts[:, 0]
+        accepts = grads[:, :1] > -1
+        return (values - power[:, None] * grads, counts + 1, shorts + 1), accepts
+
+    arrays, widths = (values, counts, shorts), (4, 1, 4)
+    arguments = arrays, jnp.int32(frames), (grads,), decay, widths
+    got, accepts = mosaic_tpu.update_chunks(*arguments, interpret=RACES)
+    expected, expected_accepts = pk.update_chunks(*arguments)
+    np.testing.assert_array_equal(accepts, expected_accepts)
+    np.testing.assert_allclose(got[0], expected[0], **tolerance(2))
+    np.testing.assert_array_equal(got[1], expected[1])
+    np.testing.assert_array_equal(got[2], expected[2])
+    assert got[2].dtype == jnp.uint16
+    num_stepped = int(np.sum(np.asarray(accepts)[frames > 0]))
+    assert int(jnp.sum(got[1] - counts)) == num_stepped > 40
+    assert int(got[1][255] - counts[255]) == int(accepts[1])
+
+
 def test_mosaic_tpu_in_blocks_of_their_real_size():
     case = make_case(16, 60)
     arrays, frames, grads = case
@@ -155,40 +185,61 @@ def interpreted(monkeypatch):
     for name in ("gather_chunks", "update_chunks"):
         wrap(triton, name, True)
         wrap(mosaic_tpu, name, RACES)
+    wrap(triton, "probe_page_table", True)
     return called
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_pool_steps_by_triton_as_by_xla(name, dtype, interpreted, small_blocks):
+ON_TPU = [
+    ("mosaic_tpu", np.float32, "rowwise_adagrad"),
+    ("mosaic_tpu", np.uint16, "adam"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "name"),
+    [
+        ("triton", dtype, name)
+        for dtype in (np.float32, np.uint16)
+        for name in sorted(OPTIMIZERS)
+    ]
+    + ON_TPU,
+)
+def test_a_pool_steps_by_kernels_as_by_xla(
+    kernels, dtype, name, interpreted, small_blocks
+):
     optimizer, rng = OPTIMIZERS[name], np.random.default_rng(0)
-    pool = chunk_pool.init_pool(40, 4, optimizer, dtype)
+    pool = chunk_pool.init_pool(40, 4, optimizer, dtype, line_group=2)
     frames = jnp.int32([3, 0, 39, 1, 17, 5, 0])
     grads = jnp.asarray(rng.normal(size=(7, 4)), jnp.float32).at[4, 0].set(jnp.nan)
     scale = optimizer.scale_of(jnp.int32([0, 0, 1, 1, 0, 1, 0]))
-    pools = {"xla": pool, "triton": pool}
+    pools = {"xla": pool, kernels: pool}
     for number in range(2):
-        for kernels in pools:
-            pools[kernels], is_sound = chunk_pool.update_frames(
-                pools[kernels],
+        for by in pools:
+            pools[by], is_sound = chunk_pool.update_frames(
+                pools[by],
                 frames,
                 grads,
                 optimizer,
                 step=jnp.int32(number),
                 scale=scale,
-                kernels=kernels,
+                kernels=by,
             )
             assert is_sound.tolist() == [True] * 4 + [False] + [True] * 2
     assert len(interpreted) == 2
     assert np.any(np.asarray(pools["xla"].values))
-    leaves = (jax.tree.leaves(pools[kernels]) for kernels in pools)
+    leaves = (jax.tree.leaves(pools[by]) for by in pools)
     for expected, got in zip(*leaves, strict=True):
         assert got.dtype == expected.dtype
         np.testing.assert_allclose(got, expected, **tolerance(4))
 
 
-@pytest.mark.parametrize("kernels", ["triton", "mosaic_tpu"])
-@pytest.mark.parametrize("fallback", ["zero", "shared"])
+@pytest.mark.parametrize(
+    ("kernels", "fallback"),
+    [
+        ("triton", "zero"),
+        pytest.param("mosaic_tpu", "shared", marks=pytest.mark.slow),
+    ],
+)
 def test_a_store_trains_by_kernels_as_by_xla(
     kernels, fallback, interpreted, small_blocks
 ):
@@ -222,7 +273,8 @@ def test_a_store_trains_by_kernels_as_by_xla(
         # The pool and the shared pool, each by the kernels.
         num_pools = 1 + (fallback == "shared")
         names = [call[1] for call in interpreted]
-        assert names[:reads] == ["gather_chunks"] * num_pools
+        probes = ["probe_page_table"] * (kernels == "triton")
+        assert names[:reads] == probes + ["gather_chunks"] * num_pools
         assert names.count("update_chunks") == num_pools
     assert np.count_nonzero(found[0]) > 20
     np.testing.assert_allclose(*found, **tolerance(3))
@@ -249,6 +301,7 @@ def test_the_step_of_a_store_lowers_for_its_platform(kernels):
         text = traced.lower(lowering_platforms=(chip.platform,)).as_text()
     assert "gather_chunks" in text
     assert "update_chunks" in text
+    assert ("probe_page_table" in text) == (kernels == "triton")
 
 
 LINES = jnp.zeros((4, 128))
@@ -257,9 +310,11 @@ LINES = jnp.zeros((4, 128))
 @pytest.mark.parametrize(
     ("implementation", "arrays", "widths", "words"),
     [
-        ("mosaic_tpu", (LINES, jnp.zeros(128)), (4, 1), r"lines of 128.*\(128,\)"),
-        ("mosaic_tpu", (LINES, LINES), (4, 8), r"one width.*\(4, 8\)"),
-        ("mosaic_tpu", (LINES.astype(jnp.uint16),), (4,), "32-bit values.*uint16"),
+        ("mosaic_tpu", (LINES, jnp.zeros(130)), (4, 1), r"lines of 128.*\(130,\)"),
+        ("mosaic_tpu", (jnp.zeros((4, 384)),), (3,), r"lines of 128.*\(4, 384\)"),
+        ("mosaic_tpu", (jnp.zeros(384),), (3,), r"widths that divide 128.*\(3,\)"),
+        ("mosaic_tpu", (LINES.astype(jnp.int8),), (4,), "32-bit values.*int8"),
+        ("mosaic_tpu", (LINES[:3].astype(jnp.uint16),), (4,), r"even.*\(3, 128\)"),
         ("triton", (jnp.zeros((4, 24)),), (24,), r"widths\[0\] that is a power.*24"),
         ("triton", (LINES.astype(jnp.complex64),), (4,), "got complex64"),
         ("mosaic_gpu", (LINES,), (4,), "'mosaic_gpu' is not available"),

@@ -146,6 +146,25 @@ def test_a_store_of_16_bits_learns_what_one_of_32_does(fallback):
     np.testing.assert_allclose(*results, **tolerance(20, "bfloat16"))
 
 
+@pytest.mark.parametrize("fallback", ["zero", "shared"])
+@pytest.mark.parametrize("budget", range(20_000, 22_000, 250))
+def test_lines_come_by_twos_where_they_are_copied_so(budget, fallback):
+    config = fj.EmbeddingConfig.from_budget(
+        budget,
+        embedding_dim=8,
+        chunk_dim=4,
+        optimizer=SGD,
+        value_dtype="bfloat16",
+        fallback=fallback,
+        kernels="mosaic_tpu",
+    )
+    store = fj.EmbeddingStore(config, SGD)
+    state = jax.eval_shape(store.init, jax.random.key(0))
+    assert state.pool.values.shape[0] % 2 == 0
+    assert state.shared is None or state.shared.values.shape[0] % 2 == 0
+    assert fj.predict_memory(config, SGD).all_in_bytes <= budget
+
+
 def test_half_the_bytes_hold_more_frames():
     optimizer = fj.rowwise_adagrad(0.1)
     sizes = {}

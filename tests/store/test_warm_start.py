@@ -248,7 +248,7 @@ def test_slots_are_those_of_fresh_frames():
     anchor, three = state.pool.slots
     assert int(state.arena.next_frame) == 1 + info.kept_chunks
     np.testing.assert_array_equal(anchor, state.pool.values)
-    np.testing.assert_array_equal(three, np.full(101, 3.0))
+    np.testing.assert_array_equal(three, np.full(128, 3.0))
     adam = fj.sparse(optax.adam(0.1))
     _, state, _ = warm(make_tables(4), adam, num_frames=101)
     for slot in jax.tree.leaves(state.pool.slots):

@@ -1,0 +1,101 @@
+"""The kernel of `probe_page_table`, interpreted, against the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+import pallas_kernels as pk
+from pallas_kernels import triton
+
+H100 = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
+NUM_BUCKETS = 8
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """More programs, of fewer queries."""
+    monkeypatch.setattr(triton, "_VALUES", 64)
+
+
+def make_case(shape, num_ways, dtypes, seed=0):
+    """Words so few that some match alone, some keys come twice, some nowhere."""
+    rng = np.random.default_rng(seed)
+    kinds = 1 + round((2 * num_ways) ** (1 / len(dtypes)))
+    size = NUM_BUCKETS * num_ways
+    words = [rng.integers(0, kinds, size).astype(dtype) for dtype in dtypes]
+    queries = [rng.integers(0, kinds, shape).astype(dtype) for dtype in dtypes]
+    buckets = rng.integers(0, NUM_BUCKETS, shape).astype(np.int32)
+    arrays = jax.tree.map(jnp.asarray, (tuple(words), tuple(queries), buckets))
+    return (*arrays, num_ways)
+
+
+def by_loop(words, queries, buckets, num_ways):
+    """Look at one way after the other."""
+    found = np.full(buckets.shape, pk.NO_WAY, np.int32)
+    for place in np.ndindex(buckets.shape):
+        for way in range(num_ways):
+            at = int(buckets[place]) * num_ways + way
+            pairs = zip(words, queries, strict=True)
+            if all(word[at] == query[place] for word, query in pairs):
+                found[place] = way
+                break
+    return found
+
+
+DTYPES = [(np.uint32,), (np.uint32, np.uint8), (np.uint32, np.uint16, np.uint32)]
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=["one", "two", "three"])
+@pytest.mark.parametrize("num_ways", [1, 8, 32])
+def test_triton_finds_what_the_reference_and_a_loop_find(
+    num_ways, dtypes, small_blocks
+):
+    case = make_case((7, 11), num_ways, dtypes)
+    found = triton.probe_page_table(*case, interpret=True)
+    np.testing.assert_array_equal(found, pk.probe_page_table(*case))
+    np.testing.assert_array_equal(found, by_loop(*jax.tree.map(np.asarray, case)))
+    assert found.dtype == jnp.int32
+    assert np.any(np.asarray(found) == pk.NO_WAY)
+    assert np.any(np.asarray(found) > 0) or num_ways == 1
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (64,), (65,)])
+def test_triton_takes_any_number_of_queries(shape):
+    case = make_case(shape, 32, DTYPES[1])
+    found = triton.probe_page_table(*case, interpret=True)
+    assert found.shape == shape
+    np.testing.assert_array_equal(found, pk.probe_page_table(*case))
+
+
+def test_words_of_all_bits_are_told_apart():
+    high = jnp.uint32([0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0])
+    buckets = jnp.zeros(4, jnp.int32)
+    found = triton.probe_page_table((high,), (high[::-1],), buckets, 4, interpret=True)
+    np.testing.assert_array_equal(found, [3, 2, 1, 0])
+
+
+def test_it_lowers_for_its_platform():
+    words, queries, buckets, _ = make_case((300,), 32, DTYPES[2])
+
+    def probe(words, queries, buckets):
+        return pk.probe_page_table(words, queries, buckets, 32, implementation="triton")
+
+    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=H100)):
+        traced = jax.jit(probe).trace(words, queries, buckets)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "probe_page_table" in text
+
+
+@pytest.mark.parametrize(
+    ("implementation", "num_ways", "words"),
+    [
+        ("triton", 24, "num_ways that is a power of 2, got 24"),
+        ("mosaic_tpu", 32, "'mosaic_tpu' is not available; allowed are None, 'xla'"),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_refused(implementation, num_ways, words):
+    case = make_case((5,), num_ways, DTYPES[0])
+    with pytest.raises(NotImplementedError, match=words):
+        pk.probe_page_table(*case, implementation=implementation)
