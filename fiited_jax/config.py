@@ -76,8 +76,9 @@ class EmbeddingConfig:
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
         finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs, where
-        XLA finds the keys. They raise `NotImplementedError` for sizes that they cannot
-        do, and refuse schedules that read arrays. `None` chooses.
+        XLA finds the keys. They raise `NotImplementedError` for sizes and dtypes that
+        they cannot do, on TPUs for optimizer state of other than 32 bits, and refuse
+        schedules that read arrays. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
