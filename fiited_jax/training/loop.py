@@ -104,6 +104,8 @@ class Trainer:
                 frames_per_entry=options.frames_per_entry,
                 filter_share=options.filter_share,
                 fallback=options.fallback,
+                coarse_step=options.learning_rate / 2,
+                lookups_per_id=stream.num_train * stream.num_tables / self.num_ids,
                 shared_share=options.shared_share,
                 value_dtype=options.value_dtype,
                 page_table=options.page_table,
