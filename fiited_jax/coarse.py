@@ -9,7 +9,6 @@ frame reads them as they were when it got it.
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -203,7 +202,7 @@ def coarse_start(optimizer: SparseOptimizer, chunk_dim: int) -> float:
             _, stepped = optimizer.update(grads, slots, values, step=step, scale=scale)
             (start,), (then,) = jax.tree.leaves(slots), jax.tree.leaves(stepped)
             first, lowest = float(start[0, 0]), float(jnp.min(then))
-        if 0 < first < math.inf and lowest > 0:
+        if lowest > 0:
             return first
     raise ValueError(
         "optimizer must keep one positive number per value with fallback='coarse', as "
