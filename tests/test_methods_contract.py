@@ -365,14 +365,15 @@ def test_coarse_values_are_taken_for_rare_ids():
 
     def made(bytes_per_id, **others):
         budget = bytes_per_id * known.num_pairs
-        return entries_of(build("fiited", budget, known=known, **(rare | others)))
+        options = {"embedding_dim": 16} | rare | others
+        return entries_of(build("fiited", budget, known=known, **options))
 
     config = made(12)
     assert (config.table_sizes, config.fallback) == ((4000, 800, 120), "coarse")
     assert (config.coarse_dim, config.coarse_step) == (6, 0.25)
     assert config.initial_chunks == 0
-    assert made(60).coarse_dim == WIDTH
-    assert made(15, chunk_dim=2).coarse_dim == 6
+    assert made(100).coarse_dim == 8  # half of a vector
+    assert made(15, chunk_dim=4).coarse_dim == 4
     few = made(7)  # less than 4 for each
     assert (few.table_sizes, few.fallback) == (None, "zero")
     for others in (

@@ -125,11 +125,10 @@ def _are_coarse(request: Request) -> bool:
 
 
 def _coarse_dim(request: Request) -> int:
-    """How many coarse values an id has: half of its bytes, or whole vectors."""
+    """How many coarse values an id has: half of its bytes, at most half of a vector."""
     num_bytes = required_budget(request) / request.vocabulary.num_pairs
-    chunks = int(num_bytes / 2 / request.chunk_dim)
-    most = request.embedding_dim // request.chunk_dim
-    return min(max(chunks, 1), most) * request.chunk_dim
+    most = min(num_bytes, request.embedding_dim) / 2
+    return max(int(most / request.chunk_dim), 1) * request.chunk_dim
 
 
 def _config(request: Request, **rules: Any) -> EmbeddingConfig:
