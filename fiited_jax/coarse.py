@@ -24,7 +24,6 @@ from .state import NO_ENTRY, PageTable
 from .utility import rounding_salt
 
 __all__ = [
-    "MOST_STEPS",
     "coarse_of_chunks",
     "coarse_start",
     "encode_coarse",
@@ -33,7 +32,7 @@ __all__ = [
     "suits_coarse",
 ]
 
-MOST_STEPS = 7  # a coarse value is at most so many steps from 0
+_MOST_STEPS = 7  # a coarse value is at most so many steps from 0
 _MOST_DOUBLINGS = 15  # what optimizer state has grown by, at most
 _PURPOSE = 4  # of the rounding, apart from those of utilities and pools
 
@@ -239,7 +238,7 @@ def _signed(codes: jax.Array) -> jax.Array:
 
 
 def _encode(steps: jax.Array, doublings: jax.Array) -> jax.Array:
-    low = jnp.clip(steps, -MOST_STEPS, MOST_STEPS).astype(jnp.int32) & 15
+    low = jnp.clip(steps, -_MOST_STEPS, _MOST_STEPS).astype(jnp.int32) & 15
     high = jnp.clip(doublings, 0, _MOST_DOUBLINGS).astype(jnp.int32)
     return (low | (high << 4)).astype(jnp.uint8)
 
