@@ -58,6 +58,7 @@ OFFLINE = {"pep"}  # trains again from the start once its lengths are known
 RATES = (0.01, 0.03, 0.1)
 PHASES = (12, 12, 36)  # concepts take long to learn anew
 FOLLOWS = "fiited:half_life=500,frames_per_entry=4"  # forgets sooner, longer vectors
+EXACT = "fiited:fallback=zero"  # without coarse values
 
 
 @functools.cache
@@ -294,7 +295,7 @@ def main() -> None:
         seeds=(1 if quick else 6) if arguments.seeds is None else arguments.seeds,
         rates=(0.1,) if quick else RATES,
     )
-    lines = arguments.methods or sorted({*METHODS, FOLLOWS} - OFFLINE)
+    lines = arguments.methods or sorted({*METHODS, EXACT, FOLLOWS} - OFFLINE)
     if setting.seeds < 1:
         parser.error(f"argument --seeds: must be at least 1, got {setting.seeds}")
     try:

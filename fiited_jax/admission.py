@@ -9,14 +9,14 @@ from jax import lax
 
 from .arena import allot, frames_used
 from .bidding import lanes_of_rows, rank_of
-from .chunk_pool import write_fresh
+from .chunk_pool import write_frames
 from .config import EmbeddingConfig
 from .doorkeeper import recognize
 from .extent import first_chunks
+from .fresh import fresh_frames
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys
 from .page_table import NO_TABLE, place, probe, replace_entries
-from .shared_pool import fresh_values
 from .sparse_optim import SparseOptimizer
 from .state import (
     NO_ENTRY,
@@ -178,12 +178,14 @@ def _write_new(
         is_given = is_row[:, None] & (initial < part.count[:, None])
         frames = jnp.where(is_given, part.start[:, None] + initial, NULL_FRAME)
         chunks = jnp.broadcast_to(initial, frames.shape).reshape(-1)
-        keys, tables = jax.tree.map(
+        entries, keys, tables = jax.tree.map(
             lambda column: jnp.repeat(column, config.initial_chunks),
-            (part.keys, part.tables),
+            (part.entries, part.keys, part.tables),
         )
-        values = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
-        pool = write_fresh(pool, frames.reshape(-1), values, optimizer)
+        values, slots = fresh_frames(
+            state, pages, entries, keys, tables, chunks, config, optimizer
+        )
+        pool = write_frames(pool, frames.reshape(-1), values, slots)
         to = jnp.where(is_row, lanes, num_lanes)
         evicted = jax.tree.map(
             lambda column, old: column.at[to].set(old, mode="drop"),

@@ -62,10 +62,15 @@ class EmbeddingConfig:
         tables whose scores differ in size. What is stored stays as it is: keys are
         evicted, and an admission filter guards, by utilities that are not divided.
       half_life: steps in which an untouched utility halves.
-      fallback: what a chunk without a frame reads: `"zero"`, or `"shared"`, a vector of
-        the shared pool to which the key is hashed. A chunk that gets a frame starts
-        from what it has read there.
-      num_shared: vectors of the shared pool, 0 with `"zero"`.
+      fallback: what a chunk without a frame reads: `"zero"`; `"shared"`, a vector of
+        the shared pool to which the key is hashed; or `"coarse"`, values of 4 bits that
+        its entry holds, see `fiited_jax.coarse`. A chunk that gets a frame starts from
+        what it has read there.
+      num_shared: vectors of the shared pool, 0 without `"shared"`.
+      coarse_dim: Q, coarse values of an entry, the first of its vector, a byte each
+        with their optimizer state; a multiple of `chunk_dim`, 0 without `"coarse"`.
+      coarse_step: what coarse values are multiples of, -7 to 7 times. About half of
+        the largest step of an optimizer such as Adagrad, its learning rate, does.
       filter_slots: bytes of an admission filter, 0 for none. It remembers about as many
         keys; one that has not come before evicts only what by the last prune step is
         worth no more than its first chunks.
@@ -107,8 +112,10 @@ class EmbeddingConfig:
     length_alpha: float = 4.0
     utility_scale: Literal["none", "p95"] = "none"
     half_life: float = 2000.0
-    fallback: Literal["zero", "shared"] = "zero"
+    fallback: Literal["zero", "shared", "coarse"] = "zero"
     num_shared: int = 0
+    coarse_dim: int = 0
+    coarse_step: float = 1 / 64
     filter_slots: int = 0
     initial_chunks: int = 1
     initial_scale: float = 0.01
@@ -129,13 +136,14 @@ class EmbeddingConfig:
         check_choice("id_bits", self.id_bits, (32, 64))
         check_choice("ranking", self.ranking, ("lengths", "chunks"))
         check_choice("utility_scale", self.utility_scale, ("none", "p95"))
-        check_choice("fallback", self.fallback, ("zero", "shared"))
+        check_choice("fallback", self.fallback, ("zero", "shared", "coarse"))
         check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
         if self.kernels is not None:
             check_choice("kernels", self.kernels, ("xla", "mosaic_tpu", "triton"))
         check_number("length_alpha", self.length_alpha, 0, 8)
         check_number("half_life", self.half_life, 1e-6, 1e30)
         check_number("initial_scale", self.initial_scale, 0, 1e30)
+        check_number("coarse_step", self.coarse_step, 1e-30, 1e30)
         check_share("headroom", self.headroom)
         check_share("hysteresis", self.hysteresis)
         if not (callable(self.scorer) and isinstance(self.scorer, Hashable)):
@@ -169,14 +177,21 @@ class EmbeddingConfig:
                 f"embedding_dim / chunk_dim must be at most {_MOST_RANKED_CHUNKS} with "
                 f"ranking='chunks', got {self.num_chunks}"
             )
-        is_shared = self.fallback == "shared"
-        check_int("num_shared", self.num_shared, int(is_shared))
-        if self.num_shared and not is_shared:
+        for name, fallback in (("num_shared", "shared"), ("coarse_dim", "coarse")):
+            value, is_read = getattr(self, name), self.fallback == fallback
+            check_int(name, value, int(is_read))
+            if value and not is_read:
+                raise ValueError(
+                    f"{name} must be 0 with fallback={self.fallback!r}, got {value}"
+                )
+        if self.coarse_dim % self.chunk_dim or self.coarse_dim > self.embedding_dim:
             raise ValueError(
-                f"num_shared must be 0 with fallback='zero', got {self.num_shared}"
+                f"coarse_dim must be a multiple of chunk_dim={self.chunk_dim} up to "
+                f"embedding_dim={self.embedding_dim}, got {self.coarse_dim}"
             )
         for name, count in (
             ("num_entries * num_chunks", self.num_entries * self.num_chunks),
+            ("num_entries * coarse_dim", self.num_entries * self.coarse_dim),
             ("num_frames", self.num_frames),
             ("filter_slots", self.filter_slots),
             ("num_shared * num_chunks", self.num_shared * self.num_chunks),
@@ -300,10 +315,10 @@ class EmbeddingConfig:
     def entry_bytes(self) -> int:
         """Bytes of an entry of the page table; see `state.PageTable`."""
         where = self.start_dtype.itemsize + self.extent_dtype.itemsize
-        worth = self.num_utilities * _UTILITY_BYTES
+        held = self.num_utilities * _UTILITY_BYTES + self.coarse_dim
         if self.table_sizes is not None:
-            return where + worth
-        return self.id_bits // 8 + self.owner_dtype.itemsize + where + worth
+            return where + held
+        return self.id_bits // 8 + self.owner_dtype.itemsize + where + held
 
     @property
     def num_buckets(self) -> int:
@@ -348,7 +363,8 @@ class EmbeddingConfig:
           shared_share: share of the budget for the shared pool, with
             `fallback="shared"`.
           num_ways: W, entries per bucket.
-          **fields: the other fields of the config.
+          **fields: the other fields of the config. With `fallback="coarse"`,
+            `initial_chunks` is 0 unless given: what is new reads its coarse values.
 
         Returns:
           A config whose state takes at most `budget` bytes, and at least 95 % of it
@@ -387,6 +403,8 @@ class EmbeddingConfig:
                 "filter_share and shared_share must leave a part of the budget, got "
                 f"{filter_share} and {shared_share}"
             )
+        if fields.get("fallback") == "coarse":
+            fields = {"initial_chunks": 0} | fields
         sizes = fields.get("table_sizes")
         if sizes is not None:
             for name, value in (

@@ -47,6 +47,7 @@ class _View(NamedTuple):
     frames: Any  # i32[M, K]
     allowed: Any  # i32[M], chunks that the table allows
     utility: Any  # f32[M, U]
+    coarse: Any  # u8[M, Q], empty without coarse values
     null_frames: Any  # of f32[1, C]
 
 
@@ -68,6 +69,11 @@ def _read(state: EmbeddingState, config: EmbeddingConfig) -> Any:
         frames=frames_of_entries(pages, entries, config),
         allowed=allowed_chunks(tables, config),
         utility=decode(pages.utility).reshape(-1, config.num_utilities),
+        coarse=(
+            jnp.zeros((config.num_entries, 0), jnp.uint8)
+            if pages.coarse is None
+            else pages.coarse.reshape(-1, config.coarse_dim)
+        ),
         null_frames=[
             read_frames(pool, null_frame, config.chunk_dim)[0]
             for pool in (state.pool, state.shared)
@@ -170,6 +176,14 @@ def _check_utilities(
         raise ValueError(
             f"utilities must be at most {MAX_UTILITY}, entry {entry} has "
             f"{utility[entry]}"
+        )
+    # An entry of a row keeps its coarse values.
+    bad = (view.tables == NO_TABLE) & (view.coarse != 0).any(axis=1)
+    if config.table_sizes is None and np.any(bad):
+        entry = int(np.argmax(bad))
+        raise ValueError(
+            f"a free entry must have no coarse values, entry {entry} has "
+            f"{view.coarse[entry]}"
         )
     if not float(state.threshold) >= 0:
         raise ValueError(f"threshold must be at least 0, got {state.threshold}")

@@ -30,6 +30,7 @@ _COMPONENTS = (
     "utilities",
     "values",
     "slots",
+    "coarse",
     "shared",
     "filter",
     "other",
@@ -63,6 +64,7 @@ class MemoryReport:
       utilities: what they are worth.
       values: the pool.
       slots: the optimizer's state.
+      coarse: values of 4 bits and their optimizer state of 4 bits.
       shared: the shared pool and its optimizer state.
       filter: the admission filter.
       other: scalars.
@@ -80,6 +82,7 @@ class MemoryReport:
     utilities: int = 0
     values: int = 0
     slots: int = 0
+    coarse: int = 0
     shared: int = 0
     filter: int = 0
     other: int = 0
@@ -109,7 +112,7 @@ class MemoryReport:
     @property
     def metadata_share(self) -> float:
         """Share of the all-in bytes that holds neither values nor slots."""
-        held = self.values + self.slots + self.shared
+        held = self.values + self.slots + self.coarse + self.shared
         return 1 - held / self.all_in_bytes
 
     @property
@@ -119,8 +122,12 @@ class MemoryReport:
 
     @property
     def kept_values(self) -> int:
-        """The values that are left in the end: the pool, or what is unpruned of it."""
-        return self.values if self.unpruned_values is None else self.unpruned_values
+        """The values that are left in the end: the pool, or what is unpruned of it.
+
+        Coarse values, half of their bytes, count too.
+        """
+        pool = self.values if self.unpruned_values is None else self.unpruned_values
+        return pool + self.coarse // 2
 
     @property
     def values_ratio(self) -> float | None:
@@ -220,6 +227,7 @@ def count_bytes(state: EmbeddingState, config: EmbeddingConfig) -> MemoryReport:
         utilities=count_arrays(pages.utility),
         values=count_arrays(state.pool.values),
         slots=count_arrays(state.pool.slots),
+        coarse=count_arrays(pages.coarse),
         shared=count_arrays(state.shared),
         filter=count_arrays(state.doorkeeper),
         other=count_arrays(

@@ -56,6 +56,11 @@ def init_page_table(config: EmbeddingConfig) -> PageTable:
         extent=jnp.zeros(size, config.extent_dtype),
         start=jnp.full(size, NULL_FRAME, config.start_dtype),
         utility=jnp.zeros(size * config.num_utilities, jnp.uint16),
+        coarse=(
+            jnp.zeros(size * config.coarse_dim, jnp.uint8)
+            if config.coarse_dim
+            else None
+        ),
         num_ways=config.num_ways if is_hashed else 1,
         table_sizes=config.table_sizes,
     )
@@ -306,7 +311,9 @@ def replace_entries(
     start: jax.Array,
     extent: jax.Array,
 ) -> tuple[PageTable, Keys, jax.Array]:
-    """Make entries track other keys, with no utility yet.
+    """Make entries track other keys, with no utility and no coarse values yet.
+
+    With `table_sizes` an entry is its row's for good, and keeps its coarse values.
 
     Args:
       pages: the page table.
@@ -337,8 +344,12 @@ def replace_entries(
     ]
     (key_low, old_low), (owner, old_owner), *high = exchanged
     key_high, old_high = high[0] if high else (None, jnp.zeros_like(old_low))
+    coarse = pages.coarse
+    if coarse is not None:
+        nothing = jnp.zeros((entries.size, coarse.size // pages.extent.size), jnp.uint8)
+        coarse = scatter_windows(coarse, entries, nothing)
     new_pages = dataclasses.replace(
-        new_pages, key_low=key_low, key_high=key_high, owner=owner
+        new_pages, key_low=key_low, key_high=key_high, owner=owner, coarse=coarse
     )
     old_keys = Keys(old_low[:, 0], old_high[:, 0])
     return new_pages, old_keys, old_owner[:, 0].astype(jnp.int32) - 1

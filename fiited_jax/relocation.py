@@ -16,8 +16,8 @@ from jax import lax
 from .chunk_pool import read_frames, write_frames
 from .config import EmbeddingConfig
 from .extent import chunk_at_rank, frame_of, num_present
+from .fresh import fresh_frames
 from .page_table import read_keys
-from .shared_pool import fresh_values
 from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool, EmbeddingState, PageTable
 
@@ -126,10 +126,12 @@ def relocate(
     def spread(pool: ChunkPool, frames: jax.Array) -> tuple[jax.Array, Any]:
         kept_as = layout.kept_as[frames]
         values, slots = read_frames(pool, kept_as, chunk_dim)
-        keys, tables = read_keys(state.pages, layout.owner[frames])
+        pages, owners = state.pages, layout.owner[frames]
+        keys, tables = read_keys(pages, owners)
         chunks = layout.chunk[frames]
-        started = fresh_values(state.shared, state.seed, keys, tables, chunks, config)
-        fresh = (started, optimizer.init(started))
+        fresh = fresh_frames(
+            state, pages, owners, keys, tables, chunks, config, optimizer
+        )
         is_fresh = kept_as == NULL_FRAME
 
         def choose(new: jax.Array, old: jax.Array) -> jax.Array:

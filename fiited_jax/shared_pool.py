@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .chunk_pool import init_pool, initial_values, read_values, write_fresh
+from .chunk_pool import init_pool, initial_values, write_fresh
 from .config import EmbeddingConfig
 from .handle import Handle
 from .keys import Keys, hash_words
@@ -16,7 +16,7 @@ from .sparse_optim import SparseOptimizer
 from .state import NULL_FRAME, ChunkPool
 from .table_rules import allowed_chunks
 
-__all__ = ["fallback_frames", "fresh_values", "init_shared", "shared_frames"]
+__all__ = ["fallback_frames", "init_shared", "shared_frames"]
 
 _SALT = 0x5A4ED  # apart from the hashes that choose buckets and slots of the filter
 
@@ -66,35 +66,6 @@ def shared_frames(
     row = (mixed % jnp.uint32(config.num_shared)).astype(jnp.int32)
     frame = 1 + row * config.num_chunks + chunks
     return jnp.where(tables >= 0, frame, NULL_FRAME)
-
-
-def fresh_values(
-    shared: ChunkPool | None,
-    seed: jax.Array,
-    keys: Keys,
-    tables: jax.Array,
-    chunks: jax.Array,
-    config: EmbeddingConfig,
-) -> jax.Array:
-    """Return what a chunk starts from when it gets a frame.
-
-    Args:
-      shared: the shared pool; a chunk starts from what it has read there.
-      seed: `u32[2]`, drives the initial values if there is none.
-      keys: words `u32[n]`.
-      tables: `i32[n]`.
-      chunks: `i32[n]` chunk numbers.
-      config: sizes and rules.
-
-    Returns:
-      `f32[n, C]`.
-    """
-    if shared is not None:
-        frames = shared_frames(keys, tables, chunks, config)
-        return read_values(shared, frames, config.chunk_dim)
-    return initial_values(
-        seed, keys, tables, chunks, config.chunk_dim, config.initial_scale
-    )
 
 
 def fallback_frames(

@@ -2,8 +2,9 @@
 
 Shapes: M page-table entries, W ways, K chunks per vector, C chunk width, P pool
 frames; U utilities per entry, K when every chunk is ranked by itself, 1 when vectors
-are ranked by length. Every array is flat or made of lines, so that no backend pads or
-relayouts it; `pallas_kernels.gather_windows` reads the window of one entry or frame.
+are ranked by length; Q coarse values per entry. Every array is flat or made of lines,
+so that no backend pads or relayouts it; `pallas_kernels.gather_windows` reads the
+window of one entry or frame.
 """
 
 import dataclasses
@@ -51,6 +52,8 @@ class PageTable:
         are enough for the pool.
       utility: worth of the entry or of each chunk at `EmbeddingState.decayed_at`, coded
         by `fiited_jax.utility.encode`.
+      coarse: the first Q values of each vector and their optimizer state, for chunks
+        without a frame, see `fiited_jax.coarse`; `None` without such values.
       num_ways: W; no array, but part of the structure: a store of another number of
         ways would look for keys in the wrong buckets.
       table_sizes: as for `EmbeddingConfig`; part of the structure too.
@@ -62,6 +65,7 @@ class PageTable:
     extent: jax.Array  # u8[M], u16[M] or u32[M]
     start: jax.Array  # i32[M] or u16[M]
     utility: jax.Array  # u16[M * U]
+    coarse: jax.Array | None  # u8[M * Q]
     num_ways: int = dataclasses.field(metadata={"static": True})
     table_sizes: tuple[int, ...] | None = dataclasses.field(
         default=None, metadata={"static": True}
@@ -123,7 +127,8 @@ class EmbeddingState:
       1. runs of tracked keys lie in `[1, next_frame)` and do not overlap; frames there
         that are in no run are counted by `idle`;
       2. no key is tracked twice, and each lies in the bucket it hashes to;
-      3. a free entry has no run and no utility;
+      3. a free entry has no run and no utility, and without `table_sizes` no coarse
+        values;
       4. no run is longer than the rules of its table allow;
       5. `decayed_at` is at most `step`, and `threshold` at least 0;
       6. the null frames hold zeros.

@@ -12,6 +12,7 @@ from . import admission, invariants, memory, pinning, pruning, update
 from .admission import AdmitInfo
 from .arena import init_arena
 from .chunk_pool import init_pool, read_values
+from .coarse import coarse_start, read_coarse
 from .config import EmbeddingConfig
 from .extent import frames_of_entries, gather_vectors
 from .handle import Handle, Lookups, make_handle
@@ -45,7 +46,8 @@ class EmbeddingStore:
 
     Raises:
       ValueError: if `config` came from a budget that counted another optimizer's
-        state, or the optimizer is not elementwise.
+        state, or the optimizer is not elementwise, or its state cannot be coarse, see
+        `EmbeddingConfig.fallback`.
 
     >>> import fiited_jax as fj
     >>> config = fj.EmbeddingConfig(
@@ -61,7 +63,8 @@ class EmbeddingStore:
       recommender systems", arXiv:2401.04408. Deviations: the page table is hashed
       and bounded, an entry names a run of frames and not each of them, vectors are
       ranked by length unless `ranking="chunks"`, all sizes are fixed at `init`. Rules
-      per table, values of 16 bits, the shared pool and the admission filter are ours.
+      per table, values of 16 bits, the shared pool, coarse values and the admission
+      filter are ours.
     """
 
     config: EmbeddingConfig
@@ -82,6 +85,8 @@ class EmbeddingStore:
                 "table_scale must be None with fallback='shared', whose vectors belong "
                 f"to no table; got {self.optimizer.table_scale}"
             )
+        if self.config.coarse_dim:
+            coarse_start(self.optimizer, self.config.chunk_dim)
         specs = self.optimizer.slot_specs(self.config.chunk_dim)
         if self.config.budgeted_slots not in (None, specs):
             raise ValueError(
@@ -192,6 +197,8 @@ class EmbeddingStore:
             chunks += read_values(
                 state.shared, frames, self.config.chunk_dim, self.config.kernels
             )
+        if state.pages.coarse is not None:
+            chunks += read_coarse(state.pages, handle.entries, self.config)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
 
     def lookup(

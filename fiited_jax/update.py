@@ -12,6 +12,7 @@ from pallas_kernels.api import Implementation
 
 from .bidding import find_leaders
 from .chunk_pool import read_values, update_frames
+from .coarse import step_coarse
 from .config import EmbeddingConfig
 from .extent import frames_of_entries
 from .handle import Handle
@@ -84,11 +85,11 @@ def apply_gradients(
 
     # Keys are often few against lanes: only so many blocks of rows are worked on.
     zero = jnp.int32(0)
-    carry = _Carry(zero, state.pool, pages.utility, zero, zero)
+    carry = _Carry(zero, state.pool, pages.utility, pages.coarse, zero, zero)
     carry = lax.while_loop(
         lambda carry: carry.block * rows.block_size < rows.count, step_block, carry
     )
-    new_pages = dataclasses.replace(pages, utility=carry.utility)
+    new_pages = dataclasses.replace(pages, utility=carry.utility, coarse=carry.coarse)
     is_stale = (entries != NO_ENTRY) & ~is_owned
     shared, num_spoilt = state.shared, carry.non_finite
     if shared is not None:
@@ -116,6 +117,7 @@ class _Carry(NamedTuple):
     block: jax.Array  # i32[]
     pool: ChunkPool
     utility: jax.Array  # u16[M * U]
+    coarse: jax.Array | None  # u8[M * Q]
     updated: jax.Array  # i32[]
     non_finite: jax.Array  # i32[]
 
@@ -158,6 +160,19 @@ def _step_rows(
         kernels=config.kernels,
     )
     is_sound = is_finite & is_sound.reshape(steps.shape)
+    coarse = carry.coarse
+    if coarse is not None:
+        coarse, is_coarse_sound = step_coarse(
+            coarse,
+            entries,
+            part.grad,
+            is_finite & (frames == NULL_FRAME),
+            tables,
+            optimizer,
+            config,
+            step=state.step,
+        )
+        is_sound &= steps | is_coarse_sound
     is_spoilt = part.is_row[:, None] & ~is_sound
 
     # A row of statistics per utility: of a chunk, or of the whole vector.
@@ -185,6 +200,7 @@ def _step_rows(
         block=carry.block + 1,
         pool=pool,
         utility=scatter_windows(carry.utility, entries, codes),
+        coarse=coarse,
         updated=carry.updated + jnp.sum(steps & ~is_spoilt, dtype=jnp.int32),
         non_finite=carry.non_finite + jnp.sum(is_spoilt, dtype=jnp.int32),
     )

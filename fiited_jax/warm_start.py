@@ -4,7 +4,7 @@ Done once, on the host, like `EmbeddingStore.init`; NumPy plans and blocks of ro
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .chunk_pool import write_fresh
+from .coarse import encode_coarse
 from .config import EmbeddingConfig
 from .dense_tables import (
     PerTable,
@@ -76,7 +77,8 @@ def from_dense(
     with an entry the `config.target_frames` best chunks are kept, as
     `EmbeddingStore.prune_step` would choose among all. Kept chunks hold the values of
     the tables bit for bit, rounded to the nearest with `value_dtype="bfloat16"`, with
-    fresh optimizer state. The others come back as any pruned chunk does. The step is 0.
+    fresh optimizer state. The others come back as any pruned chunk does; with
+    `fallback="coarse"` they read the coarse values nearest to theirs. The step is 0.
 
     A state holds utilities in 16 bits, and what is ranked is what it holds: a
     `prune_step` without training in between moves nothing.
@@ -152,6 +154,9 @@ def from_dense(
         start=pages.start.at[entries].set(start.astype(config.start_dtype)),
     )
     pool, kept_square = _fill_pool(state.pool, dense, rows, chosen, config, optimizer)
+    if pages.coarse is not None:
+        coarse = _fill_coarse(pages.coarse, dense, rows, entries, config)
+        pages = dataclasses.replace(pages, coarse=coarse)
     arena = FrameArena(next_frame=jnp.int32(1 + num_chunks), idle=jnp.int32(0))
     state = dataclasses.replace(
         state, threshold=threshold, pages=pages, pool=pool, arena=arena
@@ -243,24 +248,49 @@ def _fill_pool(
       The pool, and the squared norm of what it holds.
     """
     write = jax.jit(write_fresh, static_argnums=3, donate_argnums=0)
-    longest = max((len(array) for array in dense.values()), default=0)
-    block = min(rows_per_block(config), longest)
     square, next_frame = 0.0, NULL_FRAME + 1
-    most = block * config.num_chunks
+    most = _rows_at_once(dense, config) * config.num_chunks
+    for part, vectors in _blocks(dense, rows, config):
+        chunks = vectors.reshape(-1, config.num_chunks, config.chunk_dim)
+        kept = chunks[chosen[part]]
+        # New arrays each time: the device may not have read the last ones yet.
+        values = np.zeros((most, config.chunk_dim), np.float32)
+        values[: len(kept)] = kept
+        frames = np.full(most, NULL_FRAME, np.int32)
+        frames[: len(kept)] = np.arange(next_frame, next_frame + len(kept))
+        pool = write(pool, frames, values, optimizer)
+        square += float(np.sum(np.square(kept, dtype=np.float64)))
+        next_frame += len(kept)
+    return pool, square
+
+
+def _fill_coarse(
+    coarse: jax.Array,
+    dense: Mapping[int, np.ndarray],
+    rows: Rows,
+    entries: np.ndarray,
+    config: EmbeddingConfig,
+) -> jax.Array:
+    """Write the coarse values of all rows, those with frames too."""
+    codes = np.zeros((config.num_entries, config.coarse_dim), np.uint8)
+    for part, vectors in _blocks(dense, rows, config):
+        codes[entries[part]] = encode_coarse(jnp.asarray(vectors), config)
+    return jnp.asarray(codes.reshape(coarse.shape))
+
+
+def _rows_at_once(dense: Mapping[int, np.ndarray], config: EmbeddingConfig) -> int:
+    longest = max((len(array) for array in dense.values()), default=0)
+    return min(rows_per_block(config), longest)
+
+
+def _blocks(
+    dense: Mapping[int, np.ndarray], rows: Rows, config: EmbeddingConfig
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield which rows a block holds, and their vectors `f32[n, D]`."""
+    block = max(_rows_at_once(dense, config), 1)
     for number, array in dense.items():
         first, last = np.searchsorted(rows.table, [number, number + 1])
-        for begin in range(first, last, max(block, 1)):
+        for begin in range(first, last, block):
             part = slice(begin, min(begin + block, last))
             vectors = array[rows.row[part]].astype(np.float32, copy=False)
-            vectors = padded(vectors, config)
-            chunks = vectors.reshape(-1, config.num_chunks, config.chunk_dim)
-            kept = chunks[chosen[part]]
-            # New arrays each time: the device may not have read the last ones yet.
-            values = np.zeros((most, config.chunk_dim), np.float32)
-            values[: len(kept)] = kept
-            frames = np.full(most, NULL_FRAME, np.int32)
-            frames[: len(kept)] = np.arange(next_frame, next_frame + len(kept))
-            pool = write(pool, frames, values, optimizer)
-            square += float(np.sum(np.square(kept, dtype=np.float64)))
-            next_frame += len(kept)
-    return pool, square
+            yield part, padded(vectors, config)

@@ -25,7 +25,8 @@ LAYERS = [
     {"config", "state", "utility"},
     {"bidding", "chunk_pool", "doorkeeper", "extent", "handle", "pooling"}
     | {"table_rules", "utility_scale"},
-    {"arena", "dense_tables", "key_rows", "page_table", "shared_pool"},
+    {"arena", "coarse", "dense_tables", "key_rows", "page_table", "shared_pool"},
+    {"fresh"},
     {"admission", "invariants", "memory", "pinning", "relocation", "update"},
     {"pruning", "vector_grads"},
     {"store"},

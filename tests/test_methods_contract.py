@@ -359,6 +359,45 @@ def test_rows_are_taken_where_they_leave_a_frame_for_each():
     assert known.rows(ids)[0].tolist() == [0, 401, 480]
 
 
+def test_coarse_values_are_taken_for_rare_ids():
+    known = vocabulary((4000, 800, 120))
+    rare = {"fallback": "auto", "lookups_per_id": 10.0, "coarse_step": 0.25}
+
+    def made(bytes_per_id, **others):
+        budget = bytes_per_id * known.num_pairs
+        options = {"embedding_dim": 16} | rare | others
+        return entries_of(build("fiited", budget, known=known, **options))
+
+    config = made(12)
+    assert (config.table_sizes, config.fallback) == ((4000, 800, 120), "coarse")
+    assert (config.coarse_dim, config.coarse_step) == (6, 0.25)
+    assert config.initial_chunks == 0
+    assert made(100).coarse_dim == 8  # half of a vector
+    assert made(15, chunk_dim=4).coarse_dim == 4
+    few = made(7)  # less than 4 for each
+    assert (few.table_sizes, few.fallback) == (None, "zero")
+    for others in (
+        {"lookups_per_id": 50.0},
+        {"lookups_per_id": None},
+        {"fallback": "zero"},
+        {"optimizer": fj.rowwise_adagrad(0.1)},
+        {"page_table": "hashed"},
+    ):
+        config = made(12, **others)
+        assert (config.fallback, config.coarse_dim) == ("zero", 0), others
+    config = made(12, fallback="coarse", page_table="hashed")
+    assert (config.table_sizes, config.coarse_dim) == (None, 6)
+
+
+@pytest.mark.parametrize("page_table", ["hashed", "rows"])
+def test_coarse_values_fit_a_tiny_problem(page_table):
+    of_zeros = float(np.mean(np.square(problem().labels[-10 * BATCH :])))
+    options = {"fallback": "coarse", "coarse_step": 0.1, "page_table": page_table}
+    method = build("fiited", 20 * sum(SIZES), **options)
+    losses = run_steps(method, method.make_embed(nnx.Rngs(0)), 100)
+    assert np.mean(losses[-10:]) < 0.3 * of_zeros
+
+
 def test_the_missing_category_alone_costs_no_word():
     missing = 1 << 32
     short = Vocabulary([np.array([5, 9]), np.array([7])])

@@ -164,6 +164,19 @@ def test_options_of_the_store_reach_it(stream):
     np.testing.assert_allclose(shares, [0.1, 0.3], atol=0.01)
 
 
+def test_coarse_values_follow_the_learning_rate_and_the_data(stream):
+    def config(**fields):
+        options = small(optimizer="adagrad", learning_rate=0.1, **fields)
+        return training.Trainer(options, stream).model.embed.store.config
+
+    asked = config(fallback="coarse")
+    assert (asked.fallback, asked.coarse_step) == ("coarse", 0.05)
+    lookups = stream.num_train * stream.num_tables / stream.vocabulary().num_pairs
+    assert lookups < 50
+    assert config(compression=4.0).fallback == "coarse"
+    assert config(compression=4.0, page_table="hashed").fallback == "zero"
+
+
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_state(stream):
     digests = [run(small(seed=seed), stream)[1].state_sha256 for seed in (3, 3, 4)]

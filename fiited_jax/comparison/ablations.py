@@ -31,7 +31,7 @@ _TRIED: dict[str, tuple[Any, ...]] = {
     "length_alpha": (1.0, 2.0, 4.0, 8.0),
     "chunk_dim": (1, 2, 4, 8, 16, 32, 64),
     "frames_per_entry": (1.0, 2.0, 4.0),
-    "fallback": ("zero", "shared"),
+    "fallback": ("zero", "shared", "coarse"),
     "prune_interval": (10, 50, 200, 1000),
     "half_life": (500.0, 2000.0, 8000.0, _NEVER),
     "filter_share": (0.0, 0.05),

@@ -83,7 +83,9 @@ class Request:
       half_life: of utilities, in steps.
       frames_per_entry: as for `EmbeddingConfig.from_budget`.
       filter_share: as for `EmbeddingConfig.from_budget`.
-      fallback: as for `EmbeddingConfig`.
+      fallback: as for `EmbeddingConfig`, or of method fiited `"auto"`.
+      coarse_step: as for `EmbeddingConfig`.
+      lookups_per_id: of the training split, the mean; `None` if that is not known.
       shared_share: as for `EmbeddingConfig.from_budget`.
       value_dtype: as for `EmbeddingConfig`.
       page_table: of method fiited: `"hashed"`; `"rows"`, an entry for every id of the
@@ -103,7 +105,9 @@ class Request:
     length_alpha: float = 4.0
     frames_per_entry: float | None = None
     filter_share: float = 0.0
-    fallback: Literal["zero", "shared"] = "zero"
+    fallback: Literal["auto", "zero", "shared", "coarse"] = "zero"
+    coarse_step: float = 1 / 64
+    lookups_per_id: float | None = None
     shared_share: float = 0.5
     value_dtype: Literal["float32", "bfloat16"] = "float32"
     page_table: Literal["auto", "hashed", "rows"] = "auto"

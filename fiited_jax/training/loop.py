@@ -88,6 +88,7 @@ class Trainer:
             pass
         vocabulary = stream.vocabulary()
         self.num_ids = vocabulary.num_pairs
+        num_lookups = stream.num_train * stream.num_tables
         dense = dense_bytes(self.num_ids, options.embedding_dim, self.optimizer)
         self.method: Method = METHODS[options.method](
             Request(
@@ -104,6 +105,8 @@ class Trainer:
                 frames_per_entry=options.frames_per_entry,
                 filter_share=options.filter_share,
                 fallback=options.fallback,
+                coarse_step=options.learning_rate / 2,
+                lookups_per_id=num_lookups / max(self.num_ids, 1),
                 shared_share=options.shared_share,
                 value_dtype=options.value_dtype,
                 page_table=options.page_table,

@@ -55,8 +55,10 @@ class SharedOptions:
         ranking chunks.
       filter_share: share of the budget for an admission filter, which keeps ids that
         come for the first time from pushing out good ones; 0 for none.
-      fallback: what ids read where they have no values: zero, or vectors that they
-        share with others, in a part of the budget.
+      fallback: what ids read where they have no values: zero; shared, vectors that
+        they share with others, in a part of the budget; coarse, values of 4 bits; auto
+        takes coarse where the ids of the training split come rarely and page_table
+        rows leaves each some, else zero.
       shared_share: that part, with fallback shared.
       value_dtype: how method fiited stores values; bfloat16 halves their bytes.
       page_table: of method fiited: hashed tracks the ids that are worth most, of any
@@ -85,7 +87,7 @@ class SharedOptions:
     half_life: float = 2000.0
     frames_per_entry: Annotated[float | None, optional("FLOAT")] = None
     filter_share: float = 0.0
-    fallback: Literal["zero", "shared"] = "zero"
+    fallback: Literal["auto", "zero", "shared", "coarse"] = "auto"
     shared_share: float = 0.5
     value_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     page_table: Literal["auto", "hashed", "rows"] = "auto"
@@ -134,12 +136,17 @@ class SharedOptions:
 
     def _check_store(self) -> None:
         """Let the store refuse what it cannot do, whatever the budget."""
-        fields = {"embedding_dim", *STORE_OPTIONS} - _NOT_OF_STORE
+        names = {"embedding_dim", *STORE_OPTIONS} - _NOT_OF_STORE
+        fields = {name: getattr(self, name) for name in names}
+        if self.fallback == "auto":
+            fields["fallback"] = "zero"
+        if self.fallback == "coarse":
+            fields["coarse_dim"] = self.embedding_dim
         EmbeddingConfig.from_budget(
             _AMPLE,
             optimizer=rowwise_adagrad(1.0),
             scorer=SCORERS[self.scorer](),
-            **{name: getattr(self, name) for name in fields},
+            **fields,
         )
 
     def split_fraction(self) -> float:

@@ -50,8 +50,17 @@ def compiled_step(optimizer, num_frames, *, has_rows=False, **fields):
         (fj.rowwise_adagrad(0.1), {"value_dtype": "bfloat16"}),
         (fj.rowwise_adagrad(0.1), {"table_dims": (4, 8, 16, 16), "initial_chunks": 3}),
         (fj.sparse(optax.adagrad(0.1)), {"has_rows": True}),
+        (fj.sparse(optax.adagrad(0.1)), {"fallback": "coarse", "coarse_dim": 8}),
     ],
-    ids=["adagrad", "rowwise_adagrad", "adam", "bfloat16", "table_dims", "rows"],
+    ids=[
+        "adagrad",
+        "rowwise_adagrad",
+        "adam",
+        "bfloat16",
+        "table_dims",
+        "rows",
+        "coarse",
+    ],
 )
 def test_a_step_copies_nothing_of_the_size_of_the_state(optimizer, fields):
     num_frames = 1 << 18

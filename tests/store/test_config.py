@@ -37,7 +37,7 @@ OPTIMIZERS = {
         ("initial_scale", float("inf"), ValueError, "initial_scale"),
         ("headroom", 1.0, ValueError, "headroom"),
         ("hysteresis", -0.1, ValueError, "hysteresis"),
-        ("fallback", "none", ValueError, "'zero' or 'shared', got 'none'"),
+        ("fallback", "none", ValueError, "'shared' or 'coarse', got 'none'"),
         ("utility_scale", "p99", ValueError, "'none' or 'p95', got 'p99'"),
         ("scorer", "fiited", TypeError, "scorer"),
         ("half_life", "long", TypeError, "'long'"),
