@@ -20,7 +20,7 @@ __all__ = [
     "update_chunks",
 ]
 
-Implementation = Literal["xla", "mosaic_tpu", "sparsecore", "triton"]
+Implementation = Literal["xla", "mosaic_gpu", "mosaic_tpu", "sparsecore", "triton"]
 
 
 def gather_chunks(
@@ -40,9 +40,10 @@ def gather_chunks(
       implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values, or
         of `uint16` with L even, on a TPU, and `"sparsecore"` for one of 32-bit values
         on a TPU with SparseCores; `"triton"` for a C that is a power of 2 on an NVIDIA
-        GPU. They have been compiled for such chips and not yet run on any, so `None`
-        chooses `"xla"`. They do not lower for other platforms, nor under `jax.vmap` on
-        a TPU.
+        GPU; `"mosaic_gpu"` for chunks of a multiple of 128 bytes on one from Hopper on.
+        They have been compiled for such chips, the last one only lowered, and not yet
+        run on any, so `None` chooses `"xla"`. They do not lower for other platforms,
+        nor under `jax.vmap` on a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -57,7 +58,9 @@ def gather_chunks(
     Array([[3., 4.],
            [0., 0.]], dtype=float32)
     """
-    _check_implementation(implementation, "mosaic_tpu", "sparsecore", "triton")
+    _check_implementation(
+        implementation, "mosaic_gpu", "mosaic_tpu", "sparsecore", "triton"
+    )
     _check_int32("frames", frames)
     num_windows(pool, chunk_dim)
     if implementation in (None, "xla"):
@@ -74,6 +77,8 @@ def _gather_by_kernel(
         from .triton import gather_chunks as gather
     elif implementation == "sparsecore":
         from .sparsecore import gather_chunks as gather
+    elif implementation == "mosaic_gpu":
+        from .mosaic_gpu import gather_chunks as gather
     else:
         from .mosaic_tpu import gather_chunks as gather
     return gather(pool, frames, chunk_dim)

@@ -126,6 +126,15 @@ CASES = {
         "tpu",
         ("v5p", "v6e"),
     ),
+    "gather_chunks/mosaic_gpu": Case(
+        functools.partial(
+            api.gather_chunks, chunk_dim=2 * _CHUNK_DIM, implementation="mosaic_gpu"
+        ),
+        (_POOL, _FRAMES),
+        (),
+        "gather_chunks",
+        "gpu",
+    ),
     "gather_chunks/triton": Case(
         _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "gpu"
     ),

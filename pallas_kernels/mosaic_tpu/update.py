@@ -11,6 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..lines import LANES, check_lines
 from ..reference import NULL_FRAME, Arrays, Update
+from ..windows import gather_windows
 from .halves import (
     HALF,
     as_32_bits,
@@ -71,7 +72,7 @@ def update_chunks(
     padding = ((0, missing), (0, 0))
     ordered = jnp.pad(frames[order], (0, missing), constant_values=NULL_FRAME)
     rows = [
-        jnp.pad(operand[order], padding) if operand.ndim else operand[None]
+        jnp.pad(_in_order(operand, order), padding) if operand.ndim else operand[None]
         for operand in operands
     ]
     per_line = [
@@ -130,6 +131,11 @@ def update_chunks(
     accepts = accepts.reshape(-1)[: frames.size] > 0
     flags = flags.at[order].set(accepts, unique_indices=True)
     return tuple(new), flags
+
+
+def _in_order(operand: jax.Array, order: jax.Array) -> jax.Array:
+    """Bring rows in order, out of a flat array: narrow ones are padded to lines."""
+    return gather_windows(operand.reshape(-1), order, operand.shape[1])
 
 
 def _lines_of(ordered: jax.Array, per_line: int) -> tuple[jax.Array, jax.Array]:

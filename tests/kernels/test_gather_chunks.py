@@ -163,7 +163,7 @@ def test_it_lowers_for_its_platform(implementation, chip):
         ("mosaic_tpu", jnp.zeros((4, 128), jnp.bfloat16), 4, "32-bit.*bfloat16"),
         ("triton", jnp.zeros((4, 24)), 24, "power of 2, got 24"),
         ("triton", jnp.zeros((4, 128), jnp.complex64), 4, "integers.*got complex64"),
-        ("mosaic_gpu", jnp.zeros(512), 4, "'mosaic_gpu' is not available"),
+        ("cuda", jnp.zeros(512), 4, "'cuda' is not available"),
     ],
 )
 def test_what_a_kernel_cannot_do_is_refused(implementation, pool, chunk_dim, words):

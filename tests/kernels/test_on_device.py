@@ -68,6 +68,17 @@ def test_chunks_are_read_exactly(implementation, chunk_dim, num_lookups):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_lookups", NUM_LOOKUPS)
+@pytest.mark.parametrize("chunk_dim", [32, 128])
+def test_wide_chunks_are_read_exactly_by_mosaic_gpu(chunk_dim, num_lookups):
+    pool, frames = make_pool(chunk_dim), make_frames(num_lookups, distinct=False)
+    read = jax.jit(pk.gather_chunks, static_argnums=2, static_argnames="implementation")
+    got = read(pool, frames, chunk_dim, implementation="mosaic_gpu")
+    expected = np.asarray(pool).reshape(-1, chunk_dim)[frames]
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize(
     ("implementation", "dtype"),
     [
