@@ -28,7 +28,7 @@ BARE = {
 WAITING = BARE | {"frames_per_entry": 0.5, "initial_chunks": 0, "headroom": 0.0}
 
 # Ids that come less often than this learn no more than coarse values hold. Chosen
-# between Criteo and Avazu, with 9 and 17 lookups per id, and MovieLens-1M with 186.
+# between Criteo and Avazu, with 10 and 17 lookups per id, and MovieLens-1M with 851.
 _RARE_LOOKUPS = 50.0
 _FEWEST_COARSE = 4  # with fewer, ids that are worth most by exact values are better
 
