@@ -20,7 +20,13 @@ from .sparse_optim import SparseOptimizer, sparse
 from .state import EmbeddingState
 from .store import EmbeddingStore
 
-__all__ = ["mosaic_tpu_adam_step", "mosaic_tpu_step", "triton_step", "xla_step"]
+__all__ = [
+    "mosaic_tpu_adam_step",
+    "mosaic_tpu_step",
+    "triton_adam_step",
+    "triton_step",
+    "xla_step",
+]
 
 _NUM_LOOKUPS = 1 << 12
 _CHUNK_DIM, _NUM_CHUNKS = 16, 4
@@ -37,13 +43,18 @@ def triton_step() -> Case:
     return _step_case("triton")
 
 
+def triton_adam_step() -> Case:
+    """Return the step by kernels for NVIDIA GPUs with Adam, values of 16 bits."""
+    return _step_case("triton", sparse(optax.adam(0.05)), "bfloat16")
+
+
 def mosaic_tpu_step() -> Case:
     """Return the step by kernels for TPUs."""
     return _step_case("mosaic_tpu")
 
 
 def mosaic_tpu_adam_step() -> Case:
-    """Return the step by kernels for TPUs with Adam, and with values of 16 bits."""
+    """Return the step by kernels for TPUs with Adam, values of 16 bits."""
     return _step_case("mosaic_tpu", sparse(optax.adam(0.05)), "bfloat16")
 
 
