@@ -31,6 +31,7 @@ __all__ = [
 _NUM_LOOKUPS = 1 << 12
 _CHUNK_DIM, _NUM_CHUNKS = 16, 4
 _ADAGRAD = sparse(optax.adagrad(0.05))
+_ADAM = sparse(optax.adam(0.05))
 
 
 def xla_step() -> Case:
@@ -44,8 +45,8 @@ def triton_step() -> Case:
 
 
 def triton_adam_step() -> Case:
-    """Return the step by kernels for NVIDIA GPUs with Adam, values of 16 bits."""
-    return _step_case("triton", sparse(optax.adam(0.05)), "bfloat16")
+    """Return the step by kernels for NVIDIA GPUs with Adam and values of 16 bits."""
+    return _step_case("triton", _ADAM, "bfloat16")
 
 
 def mosaic_tpu_step() -> Case:
@@ -54,8 +55,8 @@ def mosaic_tpu_step() -> Case:
 
 
 def mosaic_tpu_adam_step() -> Case:
-    """Return the step by kernels for TPUs with Adam, values of 16 bits."""
-    return _step_case("mosaic_tpu", sparse(optax.adam(0.05)), "bfloat16")
+    """Return the step by kernels for TPUs with Adam and values of 16 bits."""
+    return _step_case("mosaic_tpu", _ADAM, "bfloat16")
 
 
 def _step_case(
