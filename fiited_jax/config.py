@@ -81,7 +81,8 @@ class EmbeddingConfig:
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
         finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs, where
-        XLA finds the keys. They raise `NotImplementedError` for sizes and dtypes that
+        XLA finds the keys unless `num_entries` is a multiple of 512 and `num_ways`
+        divides 128. They raise `NotImplementedError` for sizes and dtypes that
         they cannot do, on TPUs for optimizer state of other than 32 bits, and refuse
         schedules that read arrays. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a

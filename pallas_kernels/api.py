@@ -277,9 +277,11 @@ def probe_page_table(
       queries: the words looked for, each `[...]`, one per entry of `words`.
       buckets: `i32[...]` the bucket of each query, in range.
       num_ways: W, ways per bucket.
-      implementation: `"xla"`; `"triton"` for a W that is a power of 2, on an NVIDIA
-        GPU: one pass over the bucket's words, with nothing `[..., W]` in memory. It has
-        been compiled for such chips and not yet run on any, so `None` chooses `"xla"`.
+      implementation: `"xla"`; `"mosaic_tpu"` for a W that divides 128 and flat words of
+        a multiple of 512 bytes, on a TPU; `"triton"` for a W that is a power of 2, on
+        an NVIDIA GPU. Both read the bucket's words in one pass, with nothing `[..., W]`
+        in memory. They have been compiled for such chips and not yet run on any, so
+        `None` chooses `"xla"`.
 
     Returns:
       `i32[...]`, the way whose words all match, or `NO_WAY`.
@@ -293,7 +295,7 @@ def probe_page_table(
     >>> probe_page_table(words, (jnp.array([5, 5, 8]),), jnp.array([0, 1, 1]), 2)
     Array([ 0,  1, -1], dtype=int32)
     """
-    _check_implementation(implementation, "triton")
+    _check_implementation(implementation, "mosaic_tpu", "triton")
     _check_int32("buckets", buckets)
     if len(words) != len(queries) or not words:
         raise ValueError(
@@ -309,8 +311,10 @@ def probe_page_table(
             )
     if implementation in (None, "xla"):
         return reference.probe_page_table(words, queries, buckets, num_ways)
-    from .triton import probe_page_table as probe
-
+    if implementation == "triton":
+        from .triton import probe_page_table as probe
+    else:
+        from .mosaic_tpu import probe_page_table as probe
     return probe(words, queries, buckets, num_ways)
 
 

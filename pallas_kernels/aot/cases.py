@@ -153,6 +153,9 @@ CASES = {
         _update("triton"), _UPDATED, (0, 1), "update_chunks", "gpu"
     ),
     "probe_page_table/xla": Case(_probe("xla"), _PROBED),
+    "probe_page_table/mosaic_tpu": Case(
+        _probe("mosaic_tpu"), _PROBED, (), "probe_page_table", "tpu"
+    ),
     "probe_page_table/triton": Case(
         _probe("triton"), _PROBED, (), "probe_page_table", "gpu"
     ),

@@ -5,4 +5,5 @@ copied from it.
 """
 
 from .gather import gather_chunks as gather_chunks
+from .probe import probe_page_table as probe_page_table
 from .update import update_chunks as update_chunks

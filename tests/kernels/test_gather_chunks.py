@@ -12,14 +12,8 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 import pallas_kernels as pk
 from pallas_kernels import mosaic_tpu, triton
 
+pytestmark = pytest.mark.usefixtures("no_races")
 RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
-
-
-@pytest.fixture(autouse=True)
-def no_races(capfd):
-    """A race is no error of the interpreter: it is printed."""
-    yield
-    assert "race" not in capfd.readouterr().out.lower()
 
 
 def make_pool(chunk_dim, dtype=np.float32):

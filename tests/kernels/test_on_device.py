@@ -125,9 +125,9 @@ def test_frames_step_as_by_xla(implementation, name, dtype, num_lookups):
         np.testing.assert_allclose(left, right, **tolerance(4))
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", [TRITON, MOSAIC_TPU])
 @pytest.mark.parametrize("num_lookups", NUM_LOOKUPS)
-def test_keys_are_found_as_by_xla(num_lookups):
+def test_keys_are_found_as_by_xla(implementation, num_lookups):
     rng = np.random.default_rng(0)
     low = rng.integers(0, 64, NUM_FRAMES).astype(np.uint32)
     words = (jnp.asarray(low), jnp.asarray((low % 3).astype(np.uint8)))
@@ -138,7 +138,7 @@ def test_keys_are_found_as_by_xla(num_lookups):
         pk.probe_page_table(
             words, queries, jnp.asarray(buckets), 32, implementation=name
         )
-        for name in ("xla", "triton")
+        for name in ("xla", implementation)
     ]
     np.testing.assert_array_equal(*found)
     assert num_lookups < 2000 or len(np.unique(found[0])) == 33

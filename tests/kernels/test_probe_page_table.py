@@ -1,15 +1,19 @@
-"""The kernel of `probe_page_table`, interpreted, against the reference."""
+"""The kernels of `probe_page_table`, interpreted, against the reference."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 import pallas_kernels as pk
-from pallas_kernels import triton
+from pallas_kernels import mosaic_tpu, triton
 
 H100 = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
+TPU = AbstractDevice("TPU v6 lite", 1, "tpu")
+pytestmark = pytest.mark.usefixtures("no_races")
+RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
 NUM_BUCKETS = 8
 
 
@@ -19,14 +23,14 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(triton, "_VALUES", 64)
 
 
-def make_case(shape, num_ways, dtypes, seed=0):
+def make_case(shape, num_ways, dtypes, num_buckets=NUM_BUCKETS, seed=0):
     """Words so few that some match alone, some keys come twice, some nowhere."""
     rng = np.random.default_rng(seed)
     kinds = 1 + round((2 * num_ways) ** (1 / len(dtypes)))
-    size = NUM_BUCKETS * num_ways
+    size = num_buckets * num_ways
     words = [rng.integers(0, kinds, size).astype(dtype) for dtype in dtypes]
     queries = [rng.integers(0, kinds, shape).astype(dtype) for dtype in dtypes]
-    buckets = rng.integers(0, NUM_BUCKETS, shape).astype(np.int32)
+    buckets = rng.integers(0, num_buckets, shape).astype(np.int32)
     arrays = jax.tree.map(jnp.asarray, (tuple(words), tuple(queries), buckets))
     return (*arrays, num_ways)
 
@@ -69,33 +73,70 @@ def test_triton_takes_any_number_of_queries(shape):
     np.testing.assert_array_equal(found, pk.probe_page_table(*case))
 
 
+@pytest.mark.parametrize("dtypes", DTYPES, ids=["one", "two", "three"])
+@pytest.mark.parametrize("num_ways", [1, 8, 32, 128])
+def test_mosaic_tpu_finds_what_the_reference_finds(num_ways, dtypes):
+    """In words of three pieces or more, of which buckets are the first and last."""
+    num_buckets = 1536 // num_ways
+    case = make_case((3, 50), num_ways, dtypes, num_buckets)
+    buckets = case[2].at[:2, 0].set(jnp.array([0, num_buckets - 1]))
+    case = (*case[:2], buckets, num_ways)
+    found = mosaic_tpu.probe_page_table(*case, interpret=RACES)
+    np.testing.assert_array_equal(found, pk.probe_page_table(*case))
+    assert (found.dtype, found.shape) == (jnp.int32, (3, 50))
+    assert np.any(np.asarray(found) == pk.NO_WAY)
+    assert np.any(np.asarray(found) > 0) or num_ways == 1
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (128,), (129,)])
+def test_mosaic_tpu_takes_any_number_of_queries(shape):
+    case = make_case(shape, 32, DTYPES[1], num_buckets=16)
+    found = mosaic_tpu.probe_page_table(*case, interpret=RACES)
+    assert found.shape == shape
+    np.testing.assert_array_equal(found, pk.probe_page_table(*case))
+
+
 def test_words_of_all_bits_are_told_apart():
-    high = jnp.uint32([0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0])
-    buckets = jnp.zeros(4, jnp.int32)
-    found = triton.probe_page_table((high,), (high[::-1],), buckets, 4, interpret=True)
+    high = jnp.tile(jnp.uint32([0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0]), 32)
+    short = (high >> 24).astype(jnp.uint8)
+    words = (high, jnp.tile(short, 4))
+    case = (words, (high[3::-1], short[3::-1]), jnp.zeros(4, jnp.int32), 4)
+    found = triton.probe_page_table(*case, interpret=True)
+    np.testing.assert_array_equal(found, [3, 2, 1, 0])
+    found = mosaic_tpu.probe_page_table(*case, interpret=RACES)
     np.testing.assert_array_equal(found, [3, 2, 1, 0])
 
 
-def test_it_lowers_for_its_platform():
-    words, queries, buckets, _ = make_case((300,), 32, DTYPES[2])
+@pytest.mark.parametrize(
+    ("implementation", "device", "platform"),
+    [("triton", H100, "cuda"), ("mosaic_tpu", TPU, "tpu")],
+)
+def test_it_lowers_for_its_platform(implementation, device, platform):
+    words, queries, buckets, _ = make_case((300,), 32, DTYPES[2], num_buckets=16)
 
     def probe(words, queries, buckets):
-        return pk.probe_page_table(words, queries, buckets, 32, implementation="triton")
+        return pk.probe_page_table(
+            words, queries, buckets, 32, implementation=implementation
+        )
 
-    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=H100)):
+    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=device)):
         traced = jax.jit(probe).trace(words, queries, buckets)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert "probe_page_table" in text
 
 
 @pytest.mark.parametrize(
-    ("implementation", "num_ways", "words"),
+    ("implementation", "num_ways", "dtypes", "words"),
     [
-        ("triton", 24, "num_ways that is a power of 2, got 24"),
-        ("mosaic_tpu", 32, "'mosaic_tpu' is not available; allowed are None, 'xla'"),
+        ("triton", 24, DTYPES[0], "num_ways that is a power of 2, got 24"),
+        ("mosaic_tpu", 24, DTYPES[0], "num_ways that divides 128, got 24"),
+        ("mosaic_tpu", 4, DTYPES[0], r"multiple of 128; got shape \(32,\)"),
+        ("mosaic_tpu", 32, DTYPES[1], r"uint8 a multiple of 512; got shape \(256,\)"),
+        ("mosaic_tpu", 32, (np.float32,), "at most 32 bits, got float32"),
+        ("sparsecore", 32, DTYPES[0], "'sparsecore' is not available; allowed are"),
     ],
 )
-def test_what_a_kernel_cannot_do_is_refused(implementation, num_ways, words):
-    case = make_case((5,), num_ways, DTYPES[0])
+def test_what_a_kernel_cannot_do_is_refused(implementation, num_ways, dtypes, words):
+    case = make_case((5,), num_ways, dtypes)
     with pytest.raises(NotImplementedError, match=words):
         pk.probe_page_table(*case, implementation=implementation)

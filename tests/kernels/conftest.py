@@ -1,0 +1,35 @@
+"""What the tests of kernels share: they run interpreted, and races are found."""
+
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from pallas_kernels import mosaic_tpu, triton
+
+RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
+
+
+@pytest.fixture
+def no_races(capfd):
+    """A race is no error of the interpreter: it is printed."""
+    yield
+    assert "race" not in capfd.readouterr().out.lower()
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The kernels run here, interpreted; what they are called for is kept."""
+    called = []
+
+    def wrap(module, name, interpret):
+        kernel = getattr(module, name)
+
+        def run(*arguments):
+            called.append((module, name))
+            return kernel(*arguments, interpret=interpret)
+
+        monkeypatch.setattr(module, name, run)
+
+    for name in ("gather_chunks", "probe_page_table", "update_chunks"):
+        wrap(triton, name, True)
+        wrap(mosaic_tpu, name, RACES)
+    return called

@@ -1,0 +1,170 @@
+"""A store and its pool, by kernels that are interpreted, as by XLA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+import fiited_jax as fj
+from fiited_jax import chunk_pool
+from helpers import tolerance
+from pallas_kernels import mosaic_tpu, triton
+
+pytestmark = pytest.mark.usefixtures("no_races")
+CHIPS = {
+    "mosaic_tpu": AbstractDevice("TPU v6 lite", 1, "tpu"),
+    "triton": AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda"),
+}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Interpretation is slow by the row: more blocks of fewer rows."""
+    monkeypatch.setattr(mosaic_tpu.update, "_BLOCK", 16)
+    monkeypatch.setattr(triton, "_VALUES", 64)
+
+
+OPTIMIZERS = {
+    "adagrad": fj.sparse(optax.adagrad(0.5)),
+    "adam": fj.sparse(optax.adam(0.1)),
+    "rowwise_adagrad": fj.rowwise_adagrad(0.1),
+    "scaled_sgd": fj.sparse(optax.sgd(0.1), table_scale=(1.0, 0.5)),
+    "schedule": fj.sparse(optax.sgd, learning_rate=optax.linear_schedule(1.0, 0.1, 9)),
+}
+
+
+ON_TPU = [
+    ("mosaic_tpu", np.float32, "rowwise_adagrad"),
+    ("mosaic_tpu", np.uint16, "adam"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "name"),
+    [
+        ("triton", dtype, name)
+        for dtype in (np.float32, np.uint16)
+        for name in sorted(OPTIMIZERS)
+    ]
+    + ON_TPU,
+)
+def test_a_pool_steps_by_kernels_as_by_xla(
+    kernels, dtype, name, interpreted, small_blocks
+):
+    optimizer, rng = OPTIMIZERS[name], np.random.default_rng(0)
+    pool = chunk_pool.init_pool(40, 4, optimizer, dtype, line_group=2)
+    frames = jnp.int32([3, 0, 39, 1, 17, 5, 0])
+    grads = jnp.asarray(rng.normal(size=(7, 4)), jnp.float32).at[4, 0].set(jnp.nan)
+    scale = optimizer.scale_of(jnp.int32([0, 0, 1, 1, 0, 1, 0]))
+    pools = {"xla": pool, kernels: pool}
+    for number in range(2):
+        for by in pools:
+            pools[by], is_sound = chunk_pool.update_frames(
+                pools[by],
+                frames,
+                grads,
+                optimizer,
+                step=jnp.int32(number),
+                scale=scale,
+                kernels=by,
+            )
+            assert is_sound.tolist() == [True] * 4 + [False] + [True] * 2
+    assert len(interpreted) == 2
+    assert np.any(np.asarray(pools["xla"].values))
+    leaves = (jax.tree.leaves(pools[by]) for by in pools)
+    for expected, got in zip(*leaves, strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_allclose(got, expected, **tolerance(4))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "fallback"),
+    [
+        ("triton", "zero"),
+        pytest.param("mosaic_tpu", "shared", marks=pytest.mark.slow),
+    ],
+)
+def test_a_store_trains_by_kernels_as_by_xla(
+    kernels, fallback, interpreted, small_blocks
+):
+    fields = {
+        "embedding_dim": 8,
+        "chunk_dim": 4,
+        "num_entries": 512,
+        "num_frames": 40,
+        "num_ways": 8,
+        "fallback": fallback,
+        "num_shared": 3 * (fallback == "shared"),
+    }
+    ids, grads = np.int32([5, 7, 5, 9, -1, 11]), jnp.ones((6, 8))
+    found = []
+    for name in ("xla", kernels):
+        config = fj.EmbeddingConfig(**fields, kernels=name)
+        store = fj.EmbeddingStore(config, OPTIMIZERS["adagrad"])
+        state = store.init(jax.random.key(0))
+        for number in range(2):
+            state, handle, _ = store.admit(state, np.int32(ids + number * (ids > 0)))
+            state, info = store.apply_gradients(state, handle, grads)
+            state, _ = store.prune_step(state)
+        assert int(info.updated) >= 4
+        interpreted.clear()
+        found.append(np.asarray(store.lookup(state, ids)))
+        reads = len(interpreted)
+        store.apply_gradients(state, handle, grads)
+        if name == "xla":
+            assert not interpreted
+            continue
+        # The pool and the shared pool, each by the kernels.
+        num_pools = 1 + (fallback == "shared")
+        names = [call[1] for call in interpreted]
+        assert names[:reads] == ["probe_page_table"] + ["gather_chunks"] * num_pools
+        assert names.count("update_chunks") == num_pools
+    assert np.count_nonzero(found[0]) > 20
+    np.testing.assert_allclose(*found, **tolerance(3))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "num_entries", "num_ways"),
+    [
+        ("triton", 64, 32),
+        ("mosaic_tpu", 1024, 32),
+        ("mosaic_tpu", 1056, 32),
+        ("mosaic_tpu", 1536, 48),
+    ],
+)
+def test_the_step_of_a_store_lowers_for_its_platform(kernels, num_entries, num_ways):
+    config = fj.EmbeddingConfig(
+        embedding_dim=32,
+        chunk_dim=16,
+        num_entries=num_entries,
+        num_frames=65,
+        num_ways=num_ways,
+        kernels=kernels,
+    )
+    store = fj.EmbeddingStore(config, OPTIMIZERS["adagrad"])
+
+    def train(state, ids, grads):
+        state, handle, _ = store.admit(state, ids)
+        vectors = store.gather(state, handle)
+        return store.apply_gradients(state, handle, grads)[0], vectors
+
+    state = jax.eval_shape(store.init, jax.random.key(0))
+    ids = jax.ShapeDtypeStruct((300,), jnp.int32)
+    grads = jax.ShapeDtypeStruct((300, 32), jnp.float32)
+    chip = CHIPS[kernels]
+    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=chip)):
+        traced = jax.jit(train, donate_argnums=0).trace(state, ids, grads)
+        text = traced.lower(lowering_platforms=(chip.platform,)).as_text()
+    assert "gather_chunks" in text
+    assert "update_chunks" in text
+    # Words that do not lie in whole pieces are left to XLA.
+    assert ("probe_page_table" in text) == (num_entries in (64, 1024))
+
+
+def test_kernels_of_a_config_are_named():
+    with pytest.raises(ValueError, match=r"kernels must be 'xla'.*got 'cuda'"):
+        fj.EmbeddingConfig(
+            embedding_dim=8, chunk_dim=4, num_entries=32, num_frames=9, kernels="cuda"
+        )
