@@ -26,8 +26,8 @@ class Needs(NamedTuple):
       kind: of the frames.
       num_chunks: K, chunks per vector.
       most_chunks: frames that an entry can use, what is left free for new ones counted.
-      num_ways: W, entries per bucket.
-      num_rows: entries that there must be, `None` if buckets of them are to be filled.
+      entry_group: what the entries are a multiple of: buckets, or several of them.
+      num_rows: entries that there must be, `None` if a budget is to be filled.
       most_frames: frames that these can use, counted alike.
       num_ids: keys that there can be, `None` if that is not known.
       entry_bytes: bytes per entry, given the number of frames.
@@ -36,7 +36,7 @@ class Needs(NamedTuple):
     kind: FrameKind
     num_chunks: int
     most_chunks: float
-    num_ways: int
+    entry_group: int
     num_rows: int | None
     most_frames: int
     num_ids: int | None
@@ -92,7 +92,7 @@ def fill(num_bytes: int, needs: Needs, shares: Shares) -> Sizes:
             left -= kind.bytes_of(num_shared * needs.num_chunks + 1)
         return filter_slots, num_shared, left
 
-    least = needs.num_ways if num_rows is None else num_rows
+    least = needs.entry_group if num_rows is None else num_rows
     smallest = least * needs.entry_bytes(2) + kind.bytes_of(2)
     filter_slots, num_shared, left = parts(num_bytes)
     if left < smallest:
@@ -103,7 +103,7 @@ def fill(num_bytes: int, needs: Needs, shares: Shares) -> Sizes:
             middle = (too_few + enough) // 2
             suffices = parts(middle)[2] >= smallest
             too_few, enough = (too_few, middle) if suffices else (middle, enough)
-        entries = f"one bucket of {least} entries"
+        entries = f"{least} entries, at least one bucket,"
         if num_rows is not None:
             entries = f"an entry for each of {least} rows of table_sizes"
         raise BudgetError(
@@ -139,7 +139,7 @@ def _fit_frames(num_bytes: int, num_rows: int, needs: Needs) -> int:
 def _fit_sizes(
     num_bytes: int, needs: Needs, frames_per_entry: float
 ) -> tuple[int, int]:
-    """Divide bytes between a page table of buckets and a pool.
+    """Divide bytes between a page table of groups of entries and a pool.
 
     Args:
       num_bytes: what both may take.
@@ -147,39 +147,39 @@ def _fit_sizes(
       frames_per_entry: mean frames per tracked key.
 
     Returns:
-      How many entries and frames. At least a bucket and two frames: what is too small
+      How many entries and frames. At least a group and two frames: what is too small
       for them is for the caller to refuse.
     """
-    kind, num_ways, num_ids = needs.kind, needs.num_ways, needs.num_ids
+    kind, entry_group, num_ids = needs.kind, needs.entry_group, needs.num_ids
     most_entries = (INDEX_LIMIT - 1) // needs.num_chunks
     frame_bytes = kind.bytes_of(LANES) / LANES
     needed = None
     if num_ids is not None:
-        needed = math.ceil(_ENTRIES_PER_ID * num_ids / num_ways)
+        needed = math.ceil(_ENTRIES_PER_ID * num_ids / entry_group)
 
-    def divided(bucket_bytes: int, most_frames: int | None) -> tuple[int, int]:
-        mean_bucket = bucket_bytes + num_ways * frames_per_entry * frame_bytes
-        possible = (num_bytes - kind.bytes_of(2)) // bucket_bytes
-        possible = min(possible, max(most_entries // num_ways, 1))
-        num_buckets = min(max(int(num_bytes / mean_bucket), 1), possible)
+    def divided(group_bytes: int, most_frames: int | None) -> tuple[int, int]:
+        mean_group = group_bytes + entry_group * frames_per_entry * frame_bytes
+        possible = (num_bytes - kind.bytes_of(2)) // group_bytes
+        possible = min(possible, max(most_entries // entry_group, 1))
+        num_groups = min(max(int(num_bytes / mean_group), 1), possible)
         if needed is not None:
-            num_buckets = min(num_buckets, needed)
-        num_frames = kind.most_within(num_bytes - num_buckets * bucket_bytes)
+            num_groups = min(num_groups, needed)
+        num_frames = kind.most_within(num_bytes - num_groups * group_bytes)
         if needed is not None:  # frames for every chunk of every entry will do
-            enough = math.ceil(num_buckets * num_ways * needs.most_chunks) + 2
+            enough = math.ceil(num_groups * entry_group * needs.most_chunks) + 2
             num_frames = min(num_frames, enough)
         if most_frames is not None:
             num_frames = min(num_frames, most_frames)
-        # What a whole frame does not fill still holds buckets.
-        left = num_bytes - num_buckets * bucket_bytes - kind.bytes_of(num_frames)
-        num_buckets = min(num_buckets + left // bucket_bytes, possible)
+        # What a whole frame does not fill still holds groups.
+        left = num_bytes - num_groups * group_bytes - kind.bytes_of(num_frames)
+        num_groups = min(num_groups + left // group_bytes, possible)
         if needed is not None:  # a few times the need: fewer keys share a bucket
-            num_buckets = min(num_buckets, _MOST_PER_NEED * needed)
-        return num_buckets, num_frames
+            num_groups = min(num_groups, _MOST_PER_NEED * needed)
+        return num_groups, num_frames
 
-    best = divided(num_ways * needs.entry_bytes(SHORT_FRAMES), SHORT_FRAMES)
+    best = divided(entry_group * needs.entry_bytes(SHORT_FRAMES), SHORT_FRAMES)
     if best[1] == SHORT_FRAMES:
         # Longer starts cost entries, so they come when they bring frames.
-        long = divided(num_ways * needs.entry_bytes(SHORT_FRAMES + 1), None)
+        long = divided(entry_group * needs.entry_bytes(SHORT_FRAMES + 1), None)
         best = long if long[1] > SHORT_FRAMES else best
-    return best[0] * num_ways, best[1]
+    return best[0] * entry_group, best[1]

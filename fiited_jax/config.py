@@ -18,6 +18,7 @@ __all__ = ["EmbeddingConfig"]
 
 _MOST_RANKED_CHUNKS = 32  # with ranking "chunks": an extent has a bit for each
 
+_PIECE_BYTES = 512  # that a TPU copies of an array of key words, or more
 _UTILITY_BYTES = 2
 _VALUE_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
@@ -80,11 +81,11 @@ class EmbeddingConfig:
       hysteresis: `prune_step` moves nothing unless at least this share of the frames in
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
-        finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs, where
-        XLA finds the keys unless `num_entries` is a multiple of 512 and `num_ways`
-        divides 128. They raise `NotImplementedError` for sizes and dtypes that
-        they cannot do, on TPUs for optimizer state of other than 32 bits, and refuse
-        schedules that read arrays. `None` chooses.
+        finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs. They
+        raise `NotImplementedError` for sizes and dtypes that they cannot do, on TPUs
+        for optimizer state of other than 32 bits and, without `table_sizes`, where
+        `num_ways` does not divide 128 or `num_entries` is no multiple of `entry_group`,
+        512 for up to 255 tables; and refuse schedules that read arrays. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -313,6 +314,14 @@ class EmbeddingConfig:
         return 2 if is_short and self.kernels == "mosaic_tpu" else 1
 
     @property
+    def entry_group(self) -> int:
+        """What the entries are a multiple of: TPUs copy their key words by pieces."""
+        if self.kernels != "mosaic_tpu":
+            return self.num_ways
+        # Of the words of a key the owner is the shortest, so most go into a piece.
+        return math.lcm(self.num_ways, _PIECE_BYTES // self.owner_dtype.itemsize)
+
+    @property
     def entry_bytes(self) -> int:
         """Bytes of an entry of the page table; see `state.PageTable`."""
         where = self.start_dtype.itemsize + self.extent_dtype.itemsize
@@ -443,7 +452,7 @@ class EmbeddingConfig:
             ),
             num_chunks=probe.num_chunks,
             most_chunks=longest / (1 - probe.headroom),
-            num_ways=num_ways,
+            entry_group=probe.entry_group,
             num_rows=None if sizes is None else probe.num_entries,
             most_frames=math.ceil(probe._row_chunks() / (1 - probe.headroom)) + 2,
             num_ids=num_ids,

@@ -17,7 +17,6 @@ from pallas_kernels import (
     probe_page_table,
     scatter_windows,
 )
-from pallas_kernels.api import Implementation
 
 from .bidding import bid, find_leaders, lanes_of_rows, rank_of
 from .config import EmbeddingConfig
@@ -144,16 +143,10 @@ def probe(
         _query(pages, keys, tables),
         buckets,
         config.num_ways,
-        implementation=_prober(config),
+        implementation=config.kernels,
     )
     found = valid & (way != NO_WAY)
     return jnp.where(found, buckets * config.num_ways + way, NO_ENTRY)
-
-
-def _prober(config: EmbeddingConfig) -> Implementation | None:
-    """Who probes: on TPUs no kernel where words do not lie in whole pieces."""
-    in_pieces = config.num_entries % 512 == 0 and 128 % config.num_ways == 0
-    return config.kernels if in_pieces or config.kernels != "mosaic_tpu" else "xla"
 
 
 def owns(

@@ -1,11 +1,9 @@
 """What the tests of kernels share: they run interpreted, and races are found."""
 
 import pytest
-from jax.experimental.pallas import tpu as pltpu
+from chips import RACES
 
 from pallas_kernels import mosaic_tpu, triton
-
-RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
 
 
 @pytest.fixture
@@ -13,6 +11,15 @@ def no_races(capfd):
     """A race is no error of the interpreter: it is printed."""
     yield
     assert "race" not in capfd.readouterr().out.lower()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Interpretation is slow by the row: more blocks of fewer rows."""
+    monkeypatch.setattr(mosaic_tpu.gather, "_BLOCK", 16)
+    monkeypatch.setattr(mosaic_tpu.gather, "_IN_FLIGHT", 4)
+    monkeypatch.setattr(mosaic_tpu.update, "_BLOCK", 16)
+    monkeypatch.setattr(triton, "_VALUES", 64)
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from chips import H100, RACES, V6E
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 import pallas_kernels as pk
 from pallas_kernels import mosaic_tpu, triton
 
 pytestmark = pytest.mark.usefixtures("no_races")
-RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
 
 
 def make_pool(chunk_dim, dtype=np.float32):
@@ -28,13 +27,6 @@ def make_frames(shape, chunk_dim, null_share=0.3):
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 512 // chunk_dim, shape)
     return jnp.asarray(np.where(rng.random(shape) < null_share, 0, frames), jnp.int32)
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Interpretation is slow by the row: more blocks of fewer rows."""
-    monkeypatch.setattr(mosaic_tpu.gather, "_BLOCK", 16)
-    monkeypatch.setattr(mosaic_tpu.gather, "_IN_FLIGHT", 4)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 6), (32,), (0,), (3, 0)])
@@ -129,8 +121,8 @@ def test_the_gradient_is_that_of_the_reference(
 @pytest.mark.parametrize(
     ("implementation", "chip"),
     [
-        ("mosaic_tpu", AbstractDevice("TPU v6 lite", 1, "tpu")),
-        ("triton", AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")),
+        ("mosaic_tpu", V6E),
+        ("triton", H100),
     ],
 )
 def test_it_lowers_for_its_platform(implementation, chip):

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from chips import H100
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 import pallas_kernels as pk
 from pallas_kernels import mosaic_gpu
@@ -102,12 +103,11 @@ def test_every_copy_is_waited_for(monkeypatch):
 
 
 def test_it_lowers_for_a_hopper_gpu():
-    chip = AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda")
 
     def gather(pool, frames):
         return pk.gather_chunks(pool, frames, 32, implementation="mosaic_gpu")
 
-    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=chip)):
+    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=H100)):
         traced = jax.jit(gather).trace(make_pool(99, 32), make_frames((300,), 99))
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "gather_chunks" in text

@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chips import V5E, V6E
 from jax import lax
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 import pallas_kernels as pk
 from pallas_kernels import sparsecore
-
-WITH_CORES = AbstractDevice("TPU v6 lite", 1, "tpu")
-WITHOUT = AbstractDevice("TPU v5 lite", 1, "tpu")
 
 
 class Ref:
@@ -123,22 +121,22 @@ def trace(chip, pool, frames, chunk_dim):
 
 @pytest.mark.parametrize("shape", [(300,), (2, 3, 5), (5000,)])
 def test_it_lowers_for_its_chips(shape):
-    lowered = trace(WITH_CORES, jnp.zeros((4, 128)), jnp.zeros(shape, jnp.int32), 4)
+    lowered = trace(V6E, jnp.zeros((4, 128)), jnp.zeros(shape, jnp.int32), 4)
     assert "gather_chunks" in lowered.as_text()
     assert lowered.out_info.shape == (*shape, 4)
 
 
 def test_nothing_is_read_for_no_frames():
-    read = trace(WITH_CORES, jnp.zeros((4, 128)), jnp.zeros((0, 3), jnp.int32), 4)
+    read = trace(V6E, jnp.zeros((4, 128)), jnp.zeros((0, 3), jnp.int32), 4)
     assert read.out_info.shape == (0, 3, 4)
 
 
 @pytest.mark.parametrize(
     ("chip", "pool", "words"),
     [
-        (WITHOUT, jnp.zeros((4, 128)), "a chip with SparseCores"),
-        (WITH_CORES, jnp.zeros(512), "'sparsecore' needs a pool of lines of 128"),
-        (WITH_CORES, jnp.zeros((4, 128), jnp.bfloat16), "32-bit values.*bfloat16"),
+        (V5E, jnp.zeros((4, 128)), "a chip with SparseCores"),
+        (V6E, jnp.zeros(512), "'sparsecore' needs a pool of lines of 128"),
+        (V6E, jnp.zeros((4, 128), jnp.bfloat16), "32-bit values.*bfloat16"),
     ],
 )
 def test_what_it_cannot_do_is_refused(chip, pool, words):

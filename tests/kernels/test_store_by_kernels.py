@@ -5,25 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from chips import H100, V6E
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 import fiited_jax as fj
 from fiited_jax import chunk_pool
 from helpers import tolerance
-from pallas_kernels import mosaic_tpu, triton
 
 pytestmark = pytest.mark.usefixtures("no_races")
 CHIPS = {
-    "mosaic_tpu": AbstractDevice("TPU v6 lite", 1, "tpu"),
-    "triton": AbstractDevice("NVIDIA H100 80GB HBM3", None, "cuda"),
+    "mosaic_tpu": V6E,
+    "triton": H100,
 }
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Interpretation is slow by the row: more blocks of fewer rows."""
-    monkeypatch.setattr(mosaic_tpu.update, "_BLOCK", 16)
-    monkeypatch.setattr(triton, "_VALUES", 64)
 
 
 OPTIMIZERS = {
@@ -125,23 +118,10 @@ def test_a_store_trains_by_kernels_as_by_xla(
     np.testing.assert_allclose(*found, **tolerance(3))
 
 
-@pytest.mark.parametrize(
-    ("kernels", "num_entries", "num_ways"),
-    [
-        ("triton", 64, 32),
-        ("mosaic_tpu", 1024, 32),
-        ("mosaic_tpu", 1056, 32),
-        ("mosaic_tpu", 1536, 48),
-    ],
-)
-def test_the_step_of_a_store_lowers_for_its_platform(kernels, num_entries, num_ways):
+@pytest.mark.parametrize("kernels", sorted(CHIPS))
+def test_the_step_of_a_store_lowers_for_its_platform(kernels):
     config = fj.EmbeddingConfig(
-        embedding_dim=32,
-        chunk_dim=16,
-        num_entries=num_entries,
-        num_frames=65,
-        num_ways=num_ways,
-        kernels=kernels,
+        embedding_dim=32, chunk_dim=16, num_entries=512, num_frames=65, kernels=kernels
     )
     store = fj.EmbeddingStore(config, OPTIMIZERS["adagrad"])
 
@@ -159,8 +139,27 @@ def test_the_step_of_a_store_lowers_for_its_platform(kernels, num_entries, num_w
         text = traced.lower(lowering_platforms=(chip.platform,)).as_text()
     assert "gather_chunks" in text
     assert "update_chunks" in text
-    # Words that do not lie in whole pieces are left to XLA.
-    assert ("probe_page_table" in text) == (num_entries in (64, 1024))
+    assert "probe_page_table" in text
+
+
+@pytest.mark.parametrize(
+    ("num_entries", "num_ways", "words"),
+    [(1152, 32, r"multiple of 512; got shape \(1152,\)"), (1536, 48, "got 48")],
+)
+def test_key_words_that_a_kernel_cannot_copy_are_refused(num_entries, num_ways, words):
+    config = fj.EmbeddingConfig(
+        embedding_dim=32,
+        chunk_dim=16,
+        num_entries=num_entries,
+        num_ways=num_ways,
+        num_frames=65,
+        kernels="mosaic_tpu",
+    )
+    store = fj.EmbeddingStore(config, OPTIMIZERS["adagrad"])
+    state = jax.eval_shape(store.init, jax.random.key(0))
+    ids = jax.ShapeDtypeStruct((3,), jnp.int32)
+    with pytest.raises(NotImplementedError, match=words):
+        jax.eval_shape(store.admit, state, ids)
 
 
 def test_kernels_of_a_config_are_named():

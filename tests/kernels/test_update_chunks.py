@@ -3,21 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
+from chips import RACES
 
 import pallas_kernels as pk
 from helpers import tolerance
 from pallas_kernels import mosaic_tpu, triton
 
 pytestmark = pytest.mark.usefixtures("no_races")
-RACES = pltpu.InterpretParams(detect_races=True, dma_execution_mode="eager")
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Interpretation is slow by the row: more blocks of fewer rows."""
-    monkeypatch.setattr(mosaic_tpu.update, "_BLOCK", 16)
-    monkeypatch.setattr(triton, "_VALUES", 64)
 
 
 def step(windows, operands):

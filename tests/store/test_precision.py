@@ -148,7 +148,7 @@ def test_a_store_of_16_bits_learns_what_one_of_32_does(fallback):
 
 @pytest.mark.parametrize("fallback", ["zero", "shared"])
 @pytest.mark.parametrize("budget", range(20_000, 22_000, 250))
-def test_lines_come_by_twos_where_they_are_copied_so(budget, fallback):
+def test_lines_and_entries_come_by_what_is_copied_together(budget, fallback):
     config = fj.EmbeddingConfig.from_budget(
         budget,
         embedding_dim=8,
@@ -161,6 +161,7 @@ def test_lines_come_by_twos_where_they_are_copied_so(budget, fallback):
     store = fj.EmbeddingStore(config, SGD)
     state = jax.eval_shape(store.init, jax.random.key(0))
     assert state.pool.values.shape[0] % 2 == 0
+    assert config.num_entries % 512 == 0
     assert state.shared is None or state.shared.values.shape[0] % 2 == 0
     assert fj.predict_memory(config, SGD).all_in_bytes <= budget
 
@@ -182,3 +183,27 @@ def test_half_the_bytes_hold_more_frames():
         np.testing.assert_allclose(per_value, 4 if dtype == "float32" else 2, rtol=0.01)
         sizes[dtype] = config.num_frames
     assert sizes["bfloat16"] > 1.5 * sizes["float32"]
+
+
+@pytest.mark.parametrize(
+    ("num_tables", "kernels", "group"),
+    [
+        (255, "mosaic_tpu", 512),
+        (256, "mosaic_tpu", 256),
+        (1 << 16, "mosaic_tpu", 128),
+        (255, "triton", 32),
+    ],
+)
+def test_entries_come_by_whole_pieces_of_the_shortest_word(num_tables, kernels, group):
+    config = fj.EmbeddingConfig.from_budget(
+        "1MiB",
+        embedding_dim=8,
+        chunk_dim=4,
+        optimizer=SGD,
+        num_tables=num_tables,
+        kernels=kernels,
+    )
+    assert config.entry_group == group
+    assert config.num_entries % group == 0
+    used = fj.predict_memory(config, SGD).all_in_bytes
+    assert 0.95 * (1 << 20) <= used <= 1 << 20
