@@ -138,7 +138,11 @@ def frames_of_entries(
 
 
 def gather_vectors(
-    values: jax.Array, pages: PageTable, entries: jax.Array, config: EmbeddingConfig
+    values: jax.Array,
+    pages: PageTable,
+    entries: jax.Array,
+    config: EmbeddingConfig,
+    fallback: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Read the vectors of entries.
 
@@ -147,19 +151,31 @@ def gather_vectors(
       pages: the page table.
       entries: `i32[...]`, `NO_ENTRY` for none.
       config: sizes and rules.
+      fallback: values of another pool, and `i32[..., K]` frames of it that stand in for
+        absent chunks.
 
     Returns:
-      `[..., K, C]`, zeros where there is no entry or no chunk.
+      `[..., K, C]`, zeros where there is no entry or no chunk, nor one in its place.
     """
-    if config.ranking == "chunks" or config.kernels not in (None, "xla"):
-        frames = frames_of_entries(pages, entries, config)
+    if config.ranking == "chunks":
         return gather_chunks(
-            values, frames, config.chunk_dim, implementation=config.kernels
+            values,
+            frames_of_entries(pages, entries, config),
+            config.chunk_dim,
+            fallback=fallback,
+            implementation=config.kernels,
         )
     start = gather_windows(pages.start, entries, 1)[..., 0].astype(jnp.int32)
     length = gather_windows(pages.extent, entries, 1)[..., 0].astype(jnp.int32)
-    length = jnp.where(entries == NO_ENTRY, 0, length)
-    return gather_runs(values, start, length, config.chunk_dim, config.num_chunks)
+    return gather_runs(
+        values,
+        start,
+        jnp.where(entries == NO_ENTRY, 0, length),
+        config.chunk_dim,
+        config.num_chunks,
+        fallback=fallback,
+        implementation=config.kernels,
+    )
 
 
 def _chunk_numbers(shape: tuple[int, ...], config: EmbeddingConfig) -> jax.Array:

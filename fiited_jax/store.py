@@ -11,7 +11,7 @@ import numpy as np
 from . import admission, invariants, memory, pinning, pruning, update
 from .admission import AdmitInfo
 from .arena import init_arena
-from .chunk_pool import init_pool, read_values
+from .chunk_pool import init_pool
 from .coarse import coarse_start, read_coarse
 from .config import EmbeddingConfig
 from .extent import frames_of_entries, gather_vectors
@@ -187,16 +187,16 @@ class EmbeddingStore:
         """
         self._check_state(state)
         self._check_handle(handle)
-        chunks = from_stored(
-            gather_vectors(state.pool.values, state.pages, handle.entries, self.config)
-        )
+        fallback = None
         if state.shared is not None:
             frames = frames_of_entries(state.pages, handle.entries, self.config)
             frames = fallback_frames(handle, frames, self.config)
-            # Null frames hold zeros: one of the two is read.
-            chunks += read_values(
-                state.shared, frames, self.config.chunk_dim, self.config.kernels
+            fallback = state.shared.values, frames
+        chunks = from_stored(
+            gather_vectors(
+                state.pool.values, state.pages, handle.entries, self.config, fallback
             )
+        )
         if state.pages.coarse is not None:
             chunks += read_coarse(state.pages, handle.entries, self.config)
         return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import reference
-from .reference import NULL_FRAME, Arrays, Update
+from .checks import check_fallback, check_implementation, check_int32, check_update
+from .reference import NULL_FRAME, Arrays, Fallback, Update
 from .windows import num_windows
 
 __all__ = [
@@ -28,6 +29,7 @@ def gather_chunks(
     frames: jax.Array,
     chunk_dim: int,
     *,
+    fallback: Fallback = None,
     implementation: Implementation | None = None,
 ) -> jax.Array:
     """Read chunks of a pool by frame number.
@@ -37,6 +39,8 @@ def gather_chunks(
         Frame `NULL_FRAME` holds zeros.
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
       chunk_dim: C, values per chunk.
+      fallback: `(pool, frames)`, what is read for `NULL_FRAME`, in the same pass: a
+        pool of the dtype of the first, and as many frame numbers in it.
       implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values, or
         of `uint16` with L even, on a TPU, and `"sparsecore"` for one of 32-bit values
         on a TPU with SparseCores; `"triton"` for a C that is a power of 2 on an NVIDIA
@@ -49,7 +53,7 @@ def gather_chunks(
       `[..., C]`, the dtype of `pool`; exact copies.
 
     Raises:
-      ValueError: on a pool that C does not tile.
+      ValueError: on a pool that C does not tile, and on a fallback that does not fit.
       TypeError: on frame numbers that are not int32.
       NotImplementedError: on an implementation that is not there or cannot do this.
 
@@ -57,20 +61,28 @@ def gather_chunks(
     >>> gather_chunks(pool, jnp.array([2, 0]), 2)
     Array([[3., 4.],
            [0., 0.]], dtype=float32)
+    >>> gather_chunks(pool, jnp.array([2, 0]), 2, fallback=(-pool, jnp.array([0, 1])))
+    Array([[ 3.,  4.],
+           [-1., -2.]], dtype=float32)
     """
-    _check_implementation(
+    check_implementation(
         implementation, "mosaic_gpu", "mosaic_tpu", "sparsecore", "triton"
     )
-    _check_int32("frames", frames)
+    check_int32("frames", frames)
     num_windows(pool, chunk_dim)
+    check_fallback(fallback, pool, frames.shape, chunk_dim)
     if implementation in (None, "xla"):
-        return reference.gather_chunks(pool, frames, chunk_dim)
-    return _gather_by_kernel(implementation, pool, frames, chunk_dim)
+        return reference.gather_chunks(pool, frames, chunk_dim, fallback)
+    return _gather_by_kernel(implementation, chunk_dim, pool, frames, fallback)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather_by_kernel(
-    implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
+    implementation: Implementation,
+    chunk_dim: int,
+    pool: jax.Array,
+    frames: jax.Array,
+    fallback: Fallback,
 ) -> jax.Array:
     # Not at the top: JAX may drop one of them, and the others must still be there.
     if implementation == "triton":
@@ -81,27 +93,42 @@ def _gather_by_kernel(
         from .mosaic_gpu import gather_chunks as gather
     else:
         from .mosaic_tpu import gather_chunks as gather
-    return gather(pool, frames, chunk_dim)
+    return gather(pool, frames, chunk_dim, fallback)
 
 
 def _gather_forward(
-    implementation: Implementation, pool: jax.Array, frames: jax.Array, chunk_dim: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    chunks: Any = _gather_by_kernel(implementation, pool, frames, chunk_dim)
-    return chunks, (pool, frames)
+    implementation: Implementation,
+    chunk_dim: int,
+    pool: jax.Array,
+    frames: jax.Array,
+    fallback: Fallback,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Fallback]]:
+    chunks: Any = _gather_by_kernel(implementation, chunk_dim, pool, frames, fallback)
+    return chunks, (pool, frames, fallback)
 
 
 def _gather_backward(
     implementation: Implementation,
     chunk_dim: int,
-    residuals: tuple[jax.Array, jax.Array],
+    residuals: tuple[jax.Array, jax.Array, Fallback],
     cotangents: jax.Array,
-) -> tuple[jax.Array, None]:
-    pool, frames = residuals
-    _, transpose = jax.vjp(
-        lambda pool: reference.gather_chunks(pool, frames, chunk_dim), pool
-    )
-    return *transpose(cotangents), None
+) -> tuple[jax.Array, None, tuple[jax.Array, None] | None]:
+    pool, frames, fallback = residuals
+    if fallback is None:
+
+        def gather_one(pool: jax.Array) -> jax.Array:
+            return reference.gather_chunks(pool, frames, chunk_dim)
+
+        _, transpose = jax.vjp(gather_one, pool)
+        return *transpose(cotangents), None, None
+    others, other_frames = fallback
+
+    def gather(pool: jax.Array, others: jax.Array) -> jax.Array:
+        return reference.gather_chunks(pool, frames, chunk_dim, (others, other_frames))
+
+    _, transpose = jax.vjp(gather, pool, others)
+    of_pool, of_others = transpose(cotangents)
+    return of_pool, None, (of_others, None)
 
 
 _gather_by_kernel.defvjp(_gather_forward, _gather_backward)
@@ -114,6 +141,7 @@ def gather_runs(
     chunk_dim: int,
     num_chunks: int,
     *,
+    fallback: Fallback = None,
     implementation: Implementation | None = None,
 ) -> jax.Array:
     """Read runs of consecutive chunks.
@@ -124,26 +152,35 @@ def gather_runs(
       lengths: `i32[...]` chunks per run, 0 to K.
       chunk_dim: C, values per chunk.
       num_chunks: K, chunks to return.
-      implementation: `None` chooses; a name works or raises.
+      fallback: `(pool, i32[..., K] frames)`, what is read behind the end of a run, as
+        for `gather_chunks`.
+      implementation: as for `gather_chunks`. XLA reads a run at once, kernels read its
+        chunks.
 
     Returns:
-      `[..., K, C]`, the dtype of `pool`; exact copies, zeros behind the end of a run.
+      `[..., K, C]`, the dtype of `pool`; exact copies, zeros behind the end of a run
+      unless there is a fallback.
 
     Raises:
-      ValueError: on a pool that C does not tile.
+      ValueError: on a pool that C does not tile, and on a fallback that does not fit.
       TypeError: on starts or lengths that are not int32.
-      NotImplementedError: on an implementation that is not there.
+      NotImplementedError: on an implementation that is not there or cannot do this.
 
     >>> pool = jnp.array([0.0, 1.0, 2.0, 3.0])
     >>> gather_runs(pool, jnp.array([1, 3]), jnp.array([2, 1]), 1, 3)[..., 0]
     Array([[1., 2., 0.],
            [3., 0., 0.]], dtype=float32)
     """
-    _check_implementation(implementation)
-    _check_int32("starts", starts)
-    _check_int32("lengths", lengths)
+    check_int32("starts", starts)
+    check_int32("lengths", lengths)
+    if implementation not in (None, "xla"):
+        frames = reference.frames_of_runs(starts, lengths, num_chunks)
+        return gather_chunks(
+            pool, frames, chunk_dim, fallback=fallback, implementation=implementation
+        )
     num_windows(pool, chunk_dim)
-    return reference.gather_runs(pool, starts, lengths, chunk_dim, num_chunks)
+    check_fallback(fallback, pool, (*starts.shape, num_chunks), chunk_dim)
+    return reference.gather_runs(pool, starts, lengths, chunk_dim, num_chunks, fallback)
 
 
 def scatter_chunks(
@@ -160,7 +197,7 @@ def scatter_chunks(
       frames: `i32[...]`; `NULL_FRAME`, negative and too large numbers write nothing,
         all others are distinct.
       chunks: `[..., C]`, cast to the dtype of `pool`.
-      implementation: `None` chooses; a name works or raises.
+      implementation: as for `update_chunks`.
 
     Returns:
       The updated pool; in place where the caller donates it.
@@ -168,19 +205,37 @@ def scatter_chunks(
     Raises:
       ValueError: on shapes that do not fit.
       TypeError: on frame numbers that are not int32.
-      NotImplementedError: on an implementation that is not there.
+      NotImplementedError: on an implementation that is not there or cannot do this.
 
     >>> scatter_chunks(jnp.zeros(4), jnp.array([1, 0]), jnp.ones((2, 2)))
     Array([0., 0., 1., 1.], dtype=float32)
     """
-    _check_implementation(implementation)
-    _check_int32("frames", frames)
+    check_int32("frames", frames)
     if chunks.shape[:-1] != frames.shape:
         raise ValueError(
             f"chunks must have shape {frames.shape} + (C,), got {chunks.shape}"
         )
-    num_windows(pool, chunks.shape[-1])
-    return reference.scatter_chunks(pool, frames, chunks)
+    chunk_dim = chunks.shape[-1]
+    num_windows(pool, chunk_dim)
+    if implementation in (None, "xla"):
+        return reference.scatter_chunks(pool, frames, chunks)
+    rows = chunks.astype(pool.dtype).reshape(-1, chunk_dim)
+    if rows.dtype == jnp.uint16:
+        rows = rows.astype(jnp.uint32)  # TPUs move no single rows of 16 bits
+    (pool,), _ = update_chunks(
+        (pool,),
+        frames.reshape(-1),
+        (rows,),
+        _overwrite,
+        (chunk_dim,),
+        implementation=implementation,
+    )
+    return pool
+
+
+def _overwrite(windows: Arrays, operands: Arrays) -> tuple[Arrays, jax.Array]:
+    new = operands[0].astype(windows[0].dtype)
+    return (new,), jnp.ones((new.shape[0], 1), bool)
 
 
 def update_chunks(
@@ -210,8 +265,9 @@ def update_chunks(
       widths: w per array, values per frame.
       implementation: `"xla"`; `"mosaic_tpu"` for lines `[L, 128]` of 32-bit values, or
         of `uint16` with L even, or for 32-bit values `[P]` with P a multiple of 128,
-        and widths that divide 128, on a TPU; `"triton"` for
-        widths that are powers of 2, on an NVIDIA GPU. Both have been compiled for such
+        and widths that divide 128, on a TPU; `"sparsecore"` for the same of 32 bits on
+        a TPU with SparseCores, which read and write while XLA works out; `"triton"` for
+        widths that are powers of 2, on an NVIDIA GPU. They have been compiled for such
         chips and not yet run on any, so `None` chooses `"xla"`.
 
     Returns:
@@ -231,8 +287,8 @@ def update_chunks(
     ((Array([ 0. ,  0. ,  0. ,  0. , -0.5, -0.5], dtype=float32),), \
 Array([ True,  True], dtype=bool))
     """
-    _check_implementation(implementation, "mosaic_tpu", "triton")
-    _check_int32("frames", frames)
+    check_implementation(implementation, "mosaic_tpu", "sparsecore", "triton")
+    check_int32("frames", frames)
     if frames.ndim != 1:
         raise ValueError(f"frames must have shape (n,), got {frames.shape}")
     if len(arrays) != len(widths) or not arrays:
@@ -251,12 +307,14 @@ Array([ True,  True], dtype=bool))
                 f"operands must have shape ({frames.size}, k) or (), got "
                 f"{operand.shape}"
             )
-    _check_update(update, arrays, widths, operands, frames.size)
+    check_update(update, arrays, widths, operands, frames.size)
     if implementation in (None, "xla"):
         return reference.update_chunks(arrays, frames, operands, update, widths)
     frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
     if implementation == "triton":
         from .triton import update_chunks as step
+    elif implementation == "sparsecore":
+        from .sparsecore import update_chunks as step
     else:
         from .mosaic_tpu import update_chunks as step
     return step(arrays, frames, operands, update, widths)
@@ -295,8 +353,8 @@ def probe_page_table(
     >>> probe_page_table(words, (jnp.array([5, 5, 8]),), jnp.array([0, 1, 1]), 2)
     Array([ 0,  1, -1], dtype=int32)
     """
-    _check_implementation(implementation, "mosaic_tpu", "triton")
-    _check_int32("buckets", buckets)
+    check_implementation(implementation, "mosaic_tpu", "triton")
+    check_int32("buckets", buckets)
     if len(words) != len(queries) or not words:
         raise ValueError(
             f"queries must have one array per key word, got {len(queries)} for "
@@ -316,44 +374,3 @@ def probe_page_table(
     else:
         from .mosaic_tpu import probe_page_table as probe
     return probe(words, queries, buckets, num_ways)
-
-
-def _check_update(
-    update: Update,
-    arrays: Arrays,
-    widths: tuple[int, ...],
-    operands: Arrays,
-    num_rows: int,
-) -> None:
-    """Refuse an update that does not return what it was given, of other values."""
-    windows = tuple(
-        jax.ShapeDtypeStruct((num_rows, width), array.dtype)
-        for array, width in zip(arrays, widths, strict=True)
-    )
-    given = tuple(jax.ShapeDtypeStruct(one.shape, one.dtype) for one in operands)
-    returned, accepts = jax.eval_shape(update, windows, given)
-    shapes = [window.shape for window in returned]
-    if shapes != [window.shape for window in windows]:
-        raise ValueError(
-            f"update must return windows {[window.shape for window in windows]}, "
-            f"returned {shapes}"
-        )
-    if (accepts.shape, accepts.dtype) != ((num_rows, 1), jnp.bool_):
-        raise ValueError(
-            f"update must return accepts bool[{num_rows}, 1], returned "
-            f"{accepts.dtype}{list(accepts.shape)}"
-        )
-
-
-def _check_implementation(implementation: str | None, *more: str) -> None:
-    allowed = ("xla", *more)
-    if implementation not in (None, *allowed):
-        raise NotImplementedError(
-            f"implementation={implementation!r} is not available; allowed are None, "
-            f"{', '.join(map(repr, allowed))}"
-        )
-
-
-def _check_int32(name: str, array: jax.Array) -> None:
-    if array.dtype != jnp.int32:
-        raise TypeError(f"{name} must be int32, got {array.dtype}")

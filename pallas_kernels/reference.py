@@ -12,6 +12,7 @@ __all__ = [
     "NO_WAY",
     "NULL_FRAME",
     "Update",
+    "frames_of_runs",
     "gather_chunks",
     "gather_runs",
     "probe_page_table",
@@ -20,15 +21,19 @@ __all__ = [
 ]
 
 Arrays = tuple[jax.Array, ...]
+Fallback = tuple[jax.Array, jax.Array] | None
 Update = Callable[[Arrays, Arrays], tuple[Arrays, jax.Array]]
 
 NULL_FRAME = 0  # the frame of an absent chunk: always zeros, never written
 NO_WAY = -1  # what a probe answers for a key that is not there
 
 
-def gather_chunks(pool: jax.Array, frames: jax.Array, chunk_dim: int) -> jax.Array:
+def gather_chunks(
+    pool: jax.Array, frames: jax.Array, chunk_dim: int, fallback: Fallback = None
+) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`."""
-    return gather_windows(pool, frames, chunk_dim)
+    chunks = gather_windows(pool, frames, chunk_dim)
+    return _or_fallback(chunks, frames != NULL_FRAME, fallback)
 
 
 def gather_runs(
@@ -37,14 +42,11 @@ def gather_runs(
     lengths: jax.Array,
     chunk_dim: int,
     num_chunks: int,
+    fallback: Fallback = None,
 ) -> jax.Array:
     """Read runs of frames; see `pallas_kernels.api.gather_runs`."""
-    chunks = lax.broadcasted_iota(jnp.int32, (*starts.shape, num_chunks), starts.ndim)
-    is_held = chunks < lengths[..., None]
-
-    def by_chunks() -> jax.Array:
-        frames = jnp.where(is_held, starts[..., None] + chunks, NULL_FRAME)
-        return gather_windows(pool, frames, chunk_dim)
+    frames = frames_of_runs(starts, lengths, num_chunks)
+    is_held = frames != NULL_FRAME
 
     # A run is consecutive in memory: one read, and what lies behind it is blanked.
     def by_runs() -> jax.Array:
@@ -59,11 +61,33 @@ def gather_runs(
         windows = windows.reshape(*is_held.shape, chunk_dim)
         return jnp.where(is_held[..., None], windows, 0)
 
+    def by_chunks() -> jax.Array:
+        return gather_windows(pool, frames, chunk_dim)
+
     last = pool.size // chunk_dim - num_chunks
     if last < 0:
-        return by_chunks()
+        return _or_fallback(by_chunks(), is_held, fallback)
     leaves_pool = jnp.any((lengths > 0) & (starts > last))
-    return lax.cond(leaves_pool, by_chunks, by_runs)
+    chunks = lax.cond(leaves_pool, by_chunks, by_runs)
+    return _or_fallback(chunks, is_held, fallback)
+
+
+def frames_of_runs(starts: jax.Array, lengths: jax.Array, num_chunks: int) -> jax.Array:
+    """Return the frames of runs, `i32[..., K]`, `NULL_FRAME` behind their end."""
+    chunks = lax.broadcasted_iota(jnp.int32, (*starts.shape, num_chunks), starts.ndim)
+    return jnp.where(
+        chunks < lengths[..., None], starts[..., None] + chunks, NULL_FRAME
+    )
+
+
+def _or_fallback(
+    chunks: jax.Array, is_held: jax.Array, fallback: Fallback
+) -> jax.Array:
+    """Read what is not held elsewhere, if there is such a place."""
+    if fallback is None:
+        return chunks
+    others = gather_windows(*fallback, chunks.shape[-1])
+    return jnp.where(is_held[..., None], chunks, others)
 
 
 def scatter_chunks(pool: jax.Array, frames: jax.Array, chunks: jax.Array) -> jax.Array:

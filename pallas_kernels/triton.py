@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from .reference import NO_WAY, NULL_FRAME, Arrays, Update
+from .places import merge_frames
+from .reference import NO_WAY, NULL_FRAME, Arrays, Fallback, Update
 
 __all__ = ["gather_chunks", "probe_page_table", "update_chunks"]
 
@@ -22,7 +23,12 @@ _NUM_WARPS = 4
 
 
 def gather_chunks(
-    pool: jax.Array, frames: jax.Array, chunk_dim: int, *, interpret: bool = False
+    pool: jax.Array,
+    frames: jax.Array,
+    chunk_dim: int,
+    fallback: Fallback = None,
+    *,
+    interpret: bool = False,
 ) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`.
 
@@ -30,6 +36,7 @@ def gather_chunks(
       pool: `[P * C]` or lines `[L, w]`, fewer than 2^31 values.
       frames: `i32[...]`.
       chunk_dim: C, a power of 2.
+      fallback: another pool like this, and its frames.
       interpret: as for `pl.pallas_call`.
 
     Returns:
@@ -38,55 +45,55 @@ def gather_chunks(
     Raises:
       NotImplementedError: on another C, and on a larger pool.
     """
+    pools, places = merge_frames(pool, frames, fallback)
     _check("chunk_dim", chunk_dim, pool)
-    flat = frames.reshape(-1)
     block = max(_VALUES // chunk_dim, 1)
-    num_blocks = -(-flat.size // block)
-    if max(pool.size, num_blocks * block * chunk_dim) >= 1 << 31:
+    num_blocks = -(-places.size // block)
+    most = max(one.size for one in pools)
+    if max(most, num_blocks * block * chunk_dim) >= 1 << 31:
         raise NotImplementedError(
-            "implementation='triton' needs pool and result to have fewer than 2^31 "
-            f"values, got shapes {pool.shape} and {(*frames.shape, chunk_dim)}"
+            "implementation='triton' needs pools and result to have fewer than 2^31 "
+            f"values, got {most} and shape {(*frames.shape, chunk_dim)}"
         )
     if not num_blocks:
         return jnp.zeros((*frames.shape, chunk_dim), pool.dtype)
     chunks = pl.pallas_call(
         functools.partial(_gather_block, block=block, chunk_dim=chunk_dim),
-        out_shape=jax.ShapeDtypeStruct((flat.size, chunk_dim), pool.dtype),
+        out_shape=jax.ShapeDtypeStruct((places.size, chunk_dim), pool.dtype),
         grid=(num_blocks,),
-        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * 2,
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (1 + len(pools)),
         out_specs=pl.BlockSpec(memory_space=pl.ANY),
         compiler_params=plgpu.CompilerParams(num_warps=_NUM_WARPS),
         interpret=interpret,
         name="gather_chunks",
-    )(flat, pool.reshape(-1))
+    )(places.reshape(-1), *(one.reshape(-1) for one in pools))
     return chunks.reshape(*frames.shape, chunk_dim)
 
 
-def _gather_block(
-    frames: Any, pool: Any, chunks: Any, *, block: int, chunk_dim: int
-) -> None:
+def _gather_block(places: Any, *refs: Any, block: int, chunk_dim: int) -> None:
     """Read the chunks of a block; a null frame reads nothing.
 
     Args:
-      frames: `i32[n]`.
-      pool: `[P * C]`.
-      chunks: `[n, C]`, to be written.
+      places: `i32[n]`, as `merge_frames` returns them.
+      *refs: the pools, each `[P * C]`; and `[n, C]` the chunks, to be written.
       block: frames per program.
       chunk_dim: C.
     """
+    *pools, chunks = refs
     rows = pl.program_id(0) * block + jnp.arange(block)
     columns = jnp.arange(chunk_dim)[None, :]
-    exists = rows < frames.shape[0]
-    frame = plgpu.load(frames.at[rows], mask=exists, other=NULL_FRAME)
-    values = plgpu.load(
-        pool.at[frame[:, None] * chunk_dim + columns],
-        mask=jnp.broadcast_to((frame != NULL_FRAME)[:, None], (block, chunk_dim)),
-        other=0,
-    )
+    exists = rows < places.shape[0]
+    place = plgpu.load(places.at[rows], mask=exists, other=NULL_FRAME)
+    values = jnp.zeros((block, chunk_dim), chunks.dtype)
+    for pool, frame in zip(pools, (place, -place), strict=False):
+        is_read = jnp.broadcast_to((frame > NULL_FRAME)[:, None], values.shape)
+        values = plgpu.load(
+            pool.at[frame[:, None] * chunk_dim + columns], mask=is_read, other=values
+        )
     plgpu.store(
         chunks.at[rows[:, None], columns],
         values,
-        mask=jnp.broadcast_to(exists[:, None], (block, chunk_dim)),
+        mask=jnp.broadcast_to(exists[:, None], values.shape),
     )
 
 

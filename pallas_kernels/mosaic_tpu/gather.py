@@ -10,7 +10,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ..lines import LANES, check_lines
-from ..reference import NULL_FRAME
+from ..places import merge_frames
+from ..reference import NULL_FRAME, Fallback
 from .halves import as_32_bits, lines_at, lines_per_copy, own_lanes
 
 __all__ = ["gather_chunks"]
@@ -20,7 +21,12 @@ _IN_FLIGHT = 16  # copies of lines; a divisor of the block
 
 
 def gather_chunks(
-    pool: jax.Array, frames: jax.Array, chunk_dim: int, *, interpret: Any = False
+    pool: jax.Array,
+    frames: jax.Array,
+    chunk_dim: int,
+    fallback: Fallback = None,
+    *,
+    interpret: Any = False,
 ) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`.
 
@@ -29,6 +35,7 @@ def gather_chunks(
         of 128.
       frames: `i32[...]`.
       chunk_dim: C, values per chunk.
+      fallback: another pool like this, and its frames.
       interpret: as for `pl.pallas_call`.
 
     Returns:
@@ -37,14 +44,14 @@ def gather_chunks(
     Raises:
       NotImplementedError: on a pool that is not made of such lines.
     """
-    check_lines("mosaic_tpu", "a pool", pool, short=True)
-    flat = frames.reshape(-1)
-    num_blocks = -(-flat.size // _BLOCK)
+    pools, places = merge_frames(pool, frames, fallback)
+    for name, one in zip(("a pool", "a fallback"), pools, strict=False):
+        check_lines("mosaic_tpu", name, one, short=True)
+    num_blocks = -(-places.size // _BLOCK)
     if not num_blocks:
         return jnp.zeros((*frames.shape, chunk_dim), pool.dtype)
-    padded = jnp.pad(
-        flat, (0, num_blocks * _BLOCK - flat.size), constant_values=NULL_FRAME
-    )
+    missing = num_blocks * _BLOCK - places.size
+    padded = jnp.pad(places.reshape(-1), (0, missing), constant_values=NULL_FRAME)
     wide = as_32_bits(pool.dtype)
     chunks = pl.pallas_call(
         functools.partial(_gather_block, chunk_dim=chunk_dim),
@@ -52,7 +59,7 @@ def gather_chunks(
         grid=(num_blocks,),
         in_specs=[
             pl.BlockSpec((_BLOCK,), lambda block: (block,), memory_space=pltpu.SMEM),
-            pl.BlockSpec(memory_space=pl.ANY),
+            *[pl.BlockSpec(memory_space=pl.ANY)] * len(pools),
         ],
         out_specs=pl.BlockSpec((_BLOCK, chunk_dim), lambda block: (block, 0)),
         scratch_shapes=[
@@ -62,71 +69,60 @@ def gather_chunks(
         ],
         interpret=interpret,
         name="gather_chunks",
-    )(padded, pool)
-    return chunks[: flat.size].reshape(*frames.shape, chunk_dim).astype(pool.dtype)
+    )(padded, *pools)
+    return chunks[: places.size].reshape(*frames.shape, chunk_dim).astype(pool.dtype)
 
 
-def _gather_block(
-    frames: Any,
-    pool: Any,
-    chunks: Any,
-    landing: Any,
-    lines: Any,
-    arrivals: Any,
-    *,
-    chunk_dim: int,
-) -> None:
+def _gather_block(places: Any, *refs: Any, chunk_dim: int) -> None:
     """Read the chunks of a block.
 
     Args:
-      frames: `i32[B]`, scalars.
-      pool: `[L, 128]` in the memory of the chip.
-      chunks: `[B, C]` of 32 bits, to be written.
-      landing: `[B, 128]`, or `[2 B, 128]` of 16 bits: where copies arrive.
-      lines: `[B, 128]` of 32 bits, the same; not used where `landing` has 32 bits.
-      arrivals: a semaphore per copy in flight.
+      places: `i32[B]`, scalars, as `merge_frames` returns them.
+      *refs: the pools, each `[L, 128]` in the memory of the chip; `[B, C]` of 32 bits,
+        the chunks, to be written; `[B, 128]`, or `[2 B, 128]` of 16 bits, where copies
+        arrive; `[B, 128]` of 32 bits, the same, not used where the former has 32 bits;
+        and a semaphore per copy in flight.
       chunk_dim: C.
     """
+    *pools, chunks, landing, lines, arrivals = refs
     dtype, is_short = landing.dtype, landing.dtype.itemsize == 2
     per_copy = LANES // chunk_dim * lines_per_copy(dtype)
 
-    def copy_of(row: Any) -> Any:
-        return pltpu.make_async_copy(
-            pool.at[lines_at(frames[row] // per_copy, dtype)],
-            landing.at[lines_at(row, dtype)],
-            arrivals.at[row % _IN_FLIGHT],
-        )
+    def for_copy(row: Any, act: str) -> None:
+        """Start or await the copy of a row, if there is one."""
+        for pool, frame in zip(pools, (places[row], -places[row]), strict=False):
 
-    def start(row: Any) -> None:
-        @pl.when(frames[row] != NULL_FRAME)
-        def _() -> None:
-            copy_of(row).start()
+            @pl.when(frame > NULL_FRAME)
+            def _(pool: Any = pool, frame: Any = frame) -> None:
+                copy = pltpu.make_async_copy(
+                    pool.at[lines_at(frame // per_copy, dtype)],
+                    landing.at[lines_at(row, dtype)],
+                    arrivals.at[row % _IN_FLIGHT],
+                )
+                getattr(copy, act)()
 
     def unpack(row: Any, held: Any) -> None:
-        @pl.when(frames[row] != NULL_FRAME)
+        @pl.when(places[row] != NULL_FRAME)
         def _() -> None:
-            line = held[pl.ds(row, 1), :]
-            line = own_lanes(line, frames[row], chunk_dim, is_short=is_short)
+            line, frame = held[pl.ds(row, 1), :], jnp.abs(places[row])
+            line = own_lanes(line, frame, chunk_dim, is_short=is_short)
             chunks[pl.ds(row, 1), :] = line[:, :chunk_dim]
 
-        @pl.when(frames[row] == NULL_FRAME)
+        @pl.when(places[row] == NULL_FRAME)
         def _() -> None:
             chunks[pl.ds(row, 1), :] = jnp.zeros((1, chunk_dim), chunks.dtype)
 
     def turn(row: Any, _: None) -> None:
-        @pl.when(frames[row] != NULL_FRAME)
-        def _() -> None:
-            copy_of(row).wait()
-
+        for_copy(row, "wait")
         if not is_short:
             unpack(row, landing)
 
         # The semaphore of this row is free now.
         @pl.when(row + _IN_FLIGHT < _BLOCK)
         def _() -> None:
-            start(row + _IN_FLIGHT)
+            for_copy(row + _IN_FLIGHT, "start")
 
-    lax.fori_loop(0, _IN_FLIGHT, lambda row, _: start(row), None)
+    lax.fori_loop(0, _IN_FLIGHT, lambda row, _: for_copy(row, "start"), None)
     lax.fori_loop(0, _BLOCK, turn, None)
     if is_short:
         # Of 16 bits no single row can be read.

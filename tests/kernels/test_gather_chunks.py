@@ -86,12 +86,59 @@ def test_a_null_frame_is_zeros(kernels, small_blocks):
 
 
 def test_mosaic_tpu_copies_nothing_for_a_null_frame(small_blocks, monkeypatch):
-    far = 1 << 20  # a copy from there is an error
-    monkeypatch.setattr(mosaic_tpu.gather, "NULL_FRAME", far)
-    pool, frames = make_pool(4), make_frames((20,), 4, 0.0)
-    read = mosaic_tpu.gather_chunks(pool, frames.at[::3].set(far), 4, interpret=RACES)
-    expected = pk.gather_chunks(pool, frames, 4).at[::3].set(0)
+    def lines_at(number, dtype):  # a copy from so far is an error
+        return mosaic_tpu.halves.lines_at(
+            jnp.where(number == 0, 1 << 20, number), dtype
+        )
+
+    monkeypatch.setattr(mosaic_tpu.gather, "lines_at", lines_at)
+    pool, frames = make_pool(128), jnp.int32([0, 3, 0, 1, 2, 0])
+    read = mosaic_tpu.gather_chunks(pool, frames, 128, interpret=RACES)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 128))
+
+
+@pytest.mark.parametrize("kernels", [mosaic_tpu, triton])
+@pytest.mark.parametrize(("chunk_dim", "dtype"), [(4, np.float32), (16, np.uint16)])
+def test_what_stands_in_for_null_frames_is_read_in_the_same_pass(
+    kernels, chunk_dim, dtype, small_blocks
+):
+    pool, frames = make_pool(chunk_dim, dtype), make_frames((3, 13), chunk_dim, 0.6)
+    others = jnp.roll(pool[:2], 7, axis=1).at[0, :chunk_dim].set(0)
+    other_frames = make_frames((3, 13), 2 * chunk_dim)
+    interpret = RACES if kernels is mosaic_tpu else True
+    read = kernels.gather_chunks(
+        pool, frames, chunk_dim, (others, other_frames), interpret=interpret
+    )
+    own, other = (
+        np.asarray(lines).reshape(-1, chunk_dim)[np.asarray(listed)]
+        for lines, listed in ((pool, frames), (others, other_frames))
+    )
+    expected = np.where(frames[..., None] == 0, other, own)
     np.testing.assert_array_equal(read, expected)
+    again = pk.gather_chunks(pool, frames, chunk_dim, fallback=(others, other_frames))
+    np.testing.assert_array_equal(again, expected)
+    assert len(np.unique(np.any(expected, axis=-1))) == 2  # some have neither
+
+
+@pytest.mark.parametrize("implementation", ["xla", "mosaic_tpu", "triton"])
+def test_runs_are_read_chunk_by_chunk(implementation, interpreted, small_blocks):
+    pool = make_pool(16)
+    starts, lengths = jnp.int32([5, 30, 1, 28]), jnp.int32([3, 2, 0, 4])
+    fallback = pool[:1], jnp.int32(np.arange(16).reshape(4, 4) % 8)
+    read = pk.gather_runs(
+        pool, starts, lengths, 16, 4, fallback=fallback, implementation=implementation
+    )
+    values, expected = np.asarray(pool).reshape(-1, 16), np.zeros((4, 4, 16))
+    for row, column in np.ndindex(4, 4):
+        is_held = column < lengths[row]
+        own = (
+            values[starts[row] + column]
+            if is_held
+            else values[fallback[1][row, column]]
+        )
+        expected[row, column] = own
+    np.testing.assert_array_equal(read, expected)
+    assert len(interpreted) == (implementation != "xla")
 
 
 @pytest.mark.parametrize("implementation", ["mosaic_tpu", "triton"])
@@ -106,16 +153,26 @@ def test_the_gradient_is_that_of_the_reference(
         functools.partial(kernels.gather_chunks, interpret=interpret),
     )
     pool, frames = make_pool(4), make_frames((3, 6), 4)
-    weights = jnp.arange(72.0).reshape(3, 6, 4)
+    weights, other_frames = jnp.arange(72.0).reshape(3, 6, 4), frames[::-1]
 
-    def loss(pool, implementation):
+    def loss(pools, implementation):
+        pool, others = pools
         read = pk.gather_chunks(pool, frames, 4, implementation=implementation)
-        return jnp.sum(read * weights)
+        both = pk.gather_chunks(
+            pool,
+            frames,
+            4,
+            fallback=(others, other_frames),
+            implementation=implementation,
+        )
+        return jnp.sum((read + 2 * both) * weights)
 
-    value, grad = jax.value_and_grad(loss)(pool, implementation)
-    expected, expected_grad = jax.value_and_grad(loss)(pool, "xla")
+    value, grads = jax.value_and_grad(loss)((pool, -pool), implementation)
+    expected, expected_grads = jax.value_and_grad(loss)((pool, -pool), "xla")
     assert value == expected
-    np.testing.assert_array_equal(grad, expected_grad)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        assert np.any(np.asarray(grad))
+        np.testing.assert_array_equal(grad, expected_grad)
 
 
 @pytest.mark.parametrize(

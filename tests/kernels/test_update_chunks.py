@@ -202,6 +202,21 @@ def test_frames_out_of_range_write_nothing():
     np.testing.assert_array_equal(again, arrays[0])
 
 
+@pytest.mark.parametrize("implementation", ["xla", "triton", "mosaic_tpu"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_chunks_are_overwritten(implementation, dtype, interpreted, small_blocks):
+    rng = np.random.default_rng(0)
+    pool = jnp.asarray(rng.integers(1, 1000, (4, 128)), dtype)
+    frames = jnp.int32([[9, 0, 31], [-1, 32, 8]])
+    chunks = jnp.asarray(rng.integers(1, 1000, (2, 3, 16)), dtype)
+    got = pk.scatter_chunks(pool, frames, chunks, implementation=implementation)
+    expected = np.array(pool).reshape(-1, 16)
+    expected[[9, 31, 8]] = chunks[[0, 0, 1], [0, 2, 2]]
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.reshape(-1, 16), expected)
+    assert len(interpreted) == (implementation != "xla")
+
+
 @pytest.mark.parametrize("kernels", ["xla", "triton", "mosaic_tpu"])
 def test_frames_that_one_array_does_not_have_write_nothing(
     kernels, interpreted, small_blocks
