@@ -23,6 +23,7 @@ from .store import EmbeddingStore
 __all__ = [
     "mosaic_tpu_adam_step",
     "mosaic_tpu_step",
+    "sparsecore_step",
     "triton_adam_step",
     "triton_step",
     "xla_step",
@@ -59,8 +60,13 @@ def mosaic_tpu_adam_step() -> Case:
     return _step_case("mosaic_tpu", _ADAM, "bfloat16")
 
 
+def sparsecore_step() -> Case:
+    """Return the step by kernels for the SparseCores of TPUs that have them."""
+    return _step_case("sparsecore")
+
+
 def _step_case(
-    kernels: Literal["xla", "mosaic_tpu", "triton"],
+    kernels: Literal["xla", "mosaic_tpu", "sparsecore", "triton"],
     optimizer: SparseOptimizer = _ADAGRAD,
     value_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Case:

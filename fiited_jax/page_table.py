@@ -143,7 +143,7 @@ def probe(
         _query(pages, keys, tables),
         buckets,
         config.num_ways,
-        implementation=config.kernels,
+        implementation=config.key_kernels,
     )
     found = valid & (way != NO_WAY)
     return jnp.where(found, buckets * config.num_ways + way, NO_ENTRY)

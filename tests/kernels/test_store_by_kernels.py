@@ -13,10 +13,7 @@ from fiited_jax import chunk_pool
 from helpers import tolerance
 
 pytestmark = pytest.mark.usefixtures("no_races")
-CHIPS = {
-    "mosaic_tpu": V6E,
-    "triton": H100,
-}
+CHIPS = {"mosaic_tpu": V6E, "sparsecore": V6E, "triton": H100}
 
 
 OPTIMIZERS = {
@@ -109,10 +106,10 @@ def test_a_store_trains_by_kernels_as_by_xla(
         if name == "xla":
             assert not interpreted
             continue
-        # The pool and the shared pool, each by the kernels.
+        # Read in one pass, the shared pool too; stepped one after the other.
         num_pools = 1 + (fallback == "shared")
         names = [call[1] for call in interpreted]
-        assert names[:reads] == ["probe_page_table"] + ["gather_chunks"] * num_pools
+        assert names[:reads] == ["probe_page_table", "gather_chunks"]
         assert names.count("update_chunks") == num_pools
     assert np.count_nonzero(found[0]) > 20
     np.testing.assert_allclose(*found, **tolerance(3))
