@@ -1,4 +1,7 @@
-"""Reading chunks: several copies of lines in flight, none for a null frame."""
+"""Reading chunks: copies of lines in flight, one for neighbours, none for null frames.
+
+The chunks of a vector lie side by side, so that most share a line with the one before.
+"""
 
 import functools
 from typing import Any
@@ -17,7 +20,7 @@ from .halves import as_32_bits, lines_at, lines_per_copy, own_lanes
 __all__ = ["gather_chunks"]
 
 _BLOCK = 256  # frames per grid step
-_IN_FLIGHT = 16  # copies of lines; a divisor of the block
+_IN_FLIGHT = 32  # frames whose copies have started; a divisor of the block
 
 
 def gather_chunks(
@@ -53,12 +56,15 @@ def gather_chunks(
     missing = num_blocks * _BLOCK - places.size
     padded = jnp.pad(places.reshape(-1), (0, missing), constant_values=NULL_FRAME)
     wide = as_32_bits(pool.dtype)
+    per_copy = LANES // chunk_dim * lines_per_copy(pool.dtype)
+    scalars = pl.BlockSpec((_BLOCK,), lambda block: (block,), memory_space=pltpu.SMEM)
     chunks = pl.pallas_call(
         functools.partial(_gather_block, chunk_dim=chunk_dim),
         out_shape=jax.ShapeDtypeStruct((padded.size, chunk_dim), wide),
         grid=(num_blocks,),
         in_specs=[
-            pl.BlockSpec((_BLOCK,), lambda block: (block,), memory_space=pltpu.SMEM),
+            scalars,
+            scalars,
             *[pl.BlockSpec(memory_space=pl.ANY)] * len(pools),
         ],
         out_specs=pl.BlockSpec((_BLOCK, chunk_dim), lambda block: (block, 0)),
@@ -69,15 +75,33 @@ def gather_chunks(
         ],
         interpret=interpret,
         name="gather_chunks",
-    )(padded, *pools)
+    )(padded, _holders(padded, per_copy), *pools)
     return chunks[: places.size].reshape(*frames.shape, chunk_dim).astype(pool.dtype)
 
 
-def _gather_block(places: Any, *refs: Any, chunk_dim: int) -> None:
+def _holders(places: jax.Array, per_copy: int) -> jax.Array:
+    """Tell whose copy each chunk is in: that of the first of neighbours in a line.
+
+    Args:
+      places: `i32[n]` in whole blocks.
+      per_copy: frames in what is copied at once.
+
+    Returns:
+      `i32[n]` rows of the block.
+    """
+    lines = jnp.sign(places) * (jnp.abs(places) // per_copy + 1)
+    lines = lines.reshape(-1, _BLOCK)
+    begins = lines != jnp.pad(lines[:, :-1], ((0, 0), (1, 0)))
+    rows = lax.broadcasted_iota(jnp.int32, lines.shape, 1)
+    return lax.cummax(jnp.where(begins, rows, 0), axis=1).reshape(-1)
+
+
+def _gather_block(places: Any, holders: Any, *refs: Any, chunk_dim: int) -> None:
     """Read the chunks of a block.
 
     Args:
       places: `i32[B]`, scalars, as `merge_frames` returns them.
+      holders: `i32[B]`, scalars, of `_holders`.
       *refs: the pools, each `[L, 128]` in the memory of the chip; `[B, C]` of 32 bits,
         the chunks, to be written; `[B, 128]`, or `[2 B, 128]` of 16 bits, where copies
         arrive; `[B, 128]` of 32 bits, the same, not used where the former has 32 bits;
@@ -92,7 +116,7 @@ def _gather_block(places: Any, *refs: Any, chunk_dim: int) -> None:
         """Start or await the copy of a row, if there is one."""
         for pool, frame in zip(pools, (places[row], -places[row]), strict=False):
 
-            @pl.when(frame > NULL_FRAME)
+            @pl.when((frame > NULL_FRAME) & (holders[row] == row))
             def _(pool: Any = pool, frame: Any = frame) -> None:
                 copy = pltpu.make_async_copy(
                     pool.at[lines_at(frame // per_copy, dtype)],
@@ -104,7 +128,7 @@ def _gather_block(places: Any, *refs: Any, chunk_dim: int) -> None:
     def unpack(row: Any, held: Any) -> None:
         @pl.when(places[row] != NULL_FRAME)
         def _() -> None:
-            line, frame = held[pl.ds(row, 1), :], jnp.abs(places[row])
+            line, frame = held[pl.ds(holders[row], 1), :], jnp.abs(places[row])
             line = own_lanes(line, frame, chunk_dim, is_short=is_short)
             chunks[pl.ds(row, 1), :] = line[:, :chunk_dim]
 

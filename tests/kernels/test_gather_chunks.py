@@ -85,16 +85,40 @@ def test_a_null_frame_is_zeros(kernels, small_blocks):
     np.testing.assert_array_equal(read, np.zeros((9, 4)))
 
 
-def test_mosaic_tpu_copies_nothing_for_a_null_frame(small_blocks, monkeypatch):
-    def lines_at(number, dtype):  # a copy from so far is an error
-        return mosaic_tpu.halves.lines_at(
-            jnp.where(number == 0, 1 << 20, number), dtype
-        )
+@pytest.mark.parametrize(
+    ("chunk_dim", "frames", "never"),
+    [
+        (128, [0, 3, 0, 1, 2, 0], [0]),  # line 0, of null frames
+        (16, [26, 25, 31, 0, 27, 3], [1, 2]),  # where neighbours would arrive
+    ],
+)
+def test_mosaic_tpu_copies_no_more_than_it_must(
+    chunk_dim, frames, never, small_blocks, monkeypatch
+):
+    def lines_at(number, dtype):  # a copy from or to so far is an error
+        for one in never:
+            number = jnp.where(number == one, 1 << 20, number)
+        return at(number, dtype)
 
+    at = mosaic_tpu.halves.lines_at
     monkeypatch.setattr(mosaic_tpu.gather, "lines_at", lines_at)
-    pool, frames = make_pool(128), jnp.int32([0, 3, 0, 1, 2, 0])
-    read = mosaic_tpu.gather_chunks(pool, frames, 128, interpret=RACES)
-    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, 128))
+    pool, frames = make_pool(chunk_dim), jnp.int32(frames)
+    read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
+    np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_mosaic_tpu_reads_runs_of_two_pools(dtype, small_blocks):
+    """Neighbours in a line, over the ends of lines, blocks and pools."""
+    pool = make_pool(4, dtype)
+    starts = jnp.int32([3, 30, 62, 1, 90, 62, 61])
+    lengths = jnp.int32([8, 5, 0, 7, 8, 8, 3])
+    others = jnp.roll(pool, 5, axis=1).at[0, :4].set(0)
+    fallback = others, pk.reference.frames_of_runs(starts + 2, 8 + 0 * starts, 8)
+    expected = pk.gather_runs(pool, starts, lengths, 4, 8, fallback=fallback)
+    frames = pk.reference.frames_of_runs(starts, lengths, 8)
+    read = mosaic_tpu.gather_chunks(pool, frames, 4, fallback, interpret=RACES)
+    np.testing.assert_array_equal(read, expected)
 
 
 @pytest.mark.parametrize("kernels", [mosaic_tpu, triton])
