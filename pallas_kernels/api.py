@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import reference
-from .checks import check_fallback, check_implementation, check_int32, check_update
+from .checks import (
+    check_distinct,
+    check_fallback,
+    check_implementation,
+    check_in_range,
+    check_int32,
+    check_update,
+)
 from .reference import NULL_FRAME, Arrays, Fallback, Update
 from .windows import num_windows
 
@@ -37,7 +44,8 @@ def gather_chunks(
     Args:
       pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C; any dtype.
         Frame `NULL_FRAME` holds zeros.
-      frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined.
+      frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined, in
+        the debug mode an error, see `pallas_kernels.checks`.
       chunk_dim: C, values per chunk.
       fallback: `(pool, frames)`, what is read for `NULL_FRAME`, in the same pass: a
         pool of the dtype of the first, and as many frame numbers in it.
@@ -69,7 +77,7 @@ def gather_chunks(
         implementation, "mosaic_gpu", "mosaic_tpu", "sparsecore", "triton"
     )
     check_int32("frames", frames)
-    num_windows(pool, chunk_dim)
+    check_in_range("frames", frames, num_windows(pool, chunk_dim))
     check_fallback(fallback, pool, frames.shape, chunk_dim)
     if implementation in (None, "xla"):
         return reference.gather_chunks(pool, frames, chunk_dim, fallback)
@@ -173,12 +181,12 @@ def gather_runs(
     """
     check_int32("starts", starts)
     check_int32("lengths", lengths)
+    frames = reference.frames_of_runs(starts, lengths, num_chunks)
     if implementation not in (None, "xla"):
-        frames = reference.frames_of_runs(starts, lengths, num_chunks)
         return gather_chunks(
             pool, frames, chunk_dim, fallback=fallback, implementation=implementation
         )
-    num_windows(pool, chunk_dim)
+    check_in_range("frames of runs", frames, num_windows(pool, chunk_dim))
     check_fallback(fallback, pool, (*starts.shape, num_chunks), chunk_dim)
     return reference.gather_runs(pool, starts, lengths, chunk_dim, num_chunks, fallback)
 
@@ -216,7 +224,7 @@ def scatter_chunks(
             f"chunks must have shape {frames.shape} + (C,), got {chunks.shape}"
         )
     chunk_dim = chunks.shape[-1]
-    num_windows(pool, chunk_dim)
+    check_distinct("frames", frames.reshape(-1), num_windows(pool, chunk_dim))
     if implementation in (None, "xla"):
         return reference.scatter_chunks(pool, frames, chunks)
     rows = chunks.astype(pool.dtype).reshape(-1, chunk_dim)
@@ -256,7 +264,8 @@ def update_chunks(
       arrays: each `[P * w]` flat or `[L, l]` lines with `l` a multiple of its width w;
         donate them.
       frames: `i32[n]`, distinct but for `NULL_FRAME`; `NULL_FRAME`, negative numbers
-        and those that one of the arrays does not have write nothing.
+        and those that one of the arrays does not have write nothing. What comes twice
+        is undefined, in the debug mode an error.
       operands: what else the update needs, arrays, each `[n, k]` or a scalar `[]`.
       update: `update(windows, operands) -> windows, accepts`, of windows `[m, w]` per
         array, the m rows of the operands that belong to them, and `bool[m, 1]`: what is
@@ -307,6 +316,7 @@ Array([ True,  True], dtype=bool))
                 f"operands must have shape ({frames.size}, k) or (), got "
                 f"{operand.shape}"
             )
+    check_distinct("frames", frames, min(counts))
     check_update(update, arrays, widths, operands, frames.size)
     if implementation in (None, "xla"):
         return reference.update_chunks(arrays, frames, operands, update, widths)
@@ -367,6 +377,7 @@ def probe_page_table(
                 f"queries must have the shape of buckets {buckets.shape} and the "
                 f"dtype of their word {word.dtype}, got {query.dtype}{query.shape}"
             )
+    check_in_range("buckets", buckets, words[0].size // num_ways)
     if implementation in (None, "xla"):
         return reference.probe_page_table(words, queries, buckets, num_ways)
     if implementation == "triton":

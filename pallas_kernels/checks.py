@@ -1,12 +1,25 @@
-"""Checks of arguments: errors that name them."""
+"""Checks of arguments: errors that name them.
+
+What numbers an array holds is not known while a function is traced. `check_in_range`
+and `check_distinct` look at them in the debug mode alone, which is
+`jax.experimental.checkify`: elsewhere they come to nothing.
+"""
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import checkify
 
 from .reference import Arrays, Fallback, Update
 from .windows import num_windows
 
-__all__ = ["check_fallback", "check_implementation", "check_int32", "check_update"]
+__all__ = [
+    "check_distinct",
+    "check_fallback",
+    "check_implementation",
+    "check_in_range",
+    "check_int32",
+    "check_update",
+]
 
 
 def check_fallback(
@@ -15,6 +28,8 @@ def check_fallback(
     """Refuse a fallback that does not fit what it stands in for."""
     if fallback is None:
         return
+    if not (isinstance(fallback, tuple) and len(fallback) == 2):
+        raise TypeError(f"fallback must be a tuple (pool, frames), got {fallback!r}")
     others, frames = fallback
     check_int32("frames of fallback", frames)
     num_windows(others, chunk_dim)
@@ -23,6 +38,7 @@ def check_fallback(
             f"fallback must have {pool.dtype} values and frames of shape {shape}, got "
             f"{others.dtype} and {frames.shape}"
         )
+    check_in_range("frames of fallback", frames, num_windows(others, chunk_dim))
 
 
 def check_update(
@@ -66,3 +82,30 @@ def check_int32(name: str, array: jax.Array) -> None:
     """Refuse numbers of another dtype."""
     if array.dtype != jnp.int32:
         raise TypeError(f"{name} must be int32, got {array.dtype}")
+
+
+def check_in_range(name: str, numbers: jax.Array, end: int) -> None:
+    """In the debug mode, refuse numbers that are not in `[0, end)`.
+
+    >>> read = lambda n: check_in_range("frames", n, 9)
+    >>> print(checkify.checkify(read)(jnp.array([3, 9]))[0].get())
+    frames must be in [0, 9), got 9 (`check` failed)
+    """
+    lowest = jnp.min(numbers, initial=0)
+    highest = jnp.max(numbers, initial=0)
+    checkify.debug_check(
+        (lowest >= 0) & (highest < end),
+        f"{name} must be in [0, {end}), got {{number}}",
+        number=jnp.where(lowest < 0, lowest, highest),
+    )
+
+
+def check_distinct(name: str, numbers: jax.Array, end: int) -> None:
+    """In the debug mode, refuse positive numbers below `end` that come twice."""
+    ordered = jnp.sort(jnp.where((numbers > 0) & (numbers < end), numbers, 0))
+    is_again = (ordered[1:] == ordered[:-1]) & (ordered[1:] > 0)
+    checkify.debug_check(
+        ~jnp.any(is_again),
+        f"{name} must be distinct, got {{number}} twice",
+        number=jnp.max(jnp.where(is_again, ordered[1:], 0), initial=0),
+    )

@@ -13,6 +13,7 @@ import pallas_kernels as pk
 from pallas_kernels import mosaic_tpu, triton
 
 pytestmark = pytest.mark.usefixtures("no_races")
+LINES = jnp.zeros((4, 128))
 
 
 def make_pool(chunk_dim, dtype=np.float32):
@@ -249,3 +250,38 @@ def test_what_int32_does_not_number_is_refused(kernels, num_lines, num_frames):
     frames = jax.ShapeDtypeStruct((num_frames,), jnp.int32)
     with pytest.raises(NotImplementedError, match="fewer than 2"):
         jax.eval_shape(lambda p, f: kernels.gather_chunks(p, f, 128), pool, frames)
+
+
+@pytest.mark.parametrize(
+    ("others", "frames", "error", "words"),
+    [
+        (LINES, jnp.zeros((2, 1), jnp.int32), ValueError, r"\(2,\), got.*\(2, 1\)"),
+        (LINES, jnp.zeros(2), TypeError, "frames of fallback must be int32, got float"),
+        (LINES[:, :6], jnp.zeros(2, jnp.int32), ValueError, "width=4"),
+        (
+            LINES.astype(jnp.int32),
+            jnp.zeros(2, jnp.int32),
+            ValueError,
+            "float32 values.*got int32",
+        ),
+    ],
+)
+def test_a_fallback_that_does_not_fit_is_refused(others, frames, error, words):
+    numbers = jnp.zeros(2, jnp.int32)
+    for implementation in ("xla", "triton"):
+        with pytest.raises(error, match=words):
+            pk.gather_chunks(
+                LINES,
+                numbers,
+                4,
+                fallback=(others, frames),
+                implementation=implementation,
+            )
+    with pytest.raises(TypeError, match="must be a tuple"):
+        pk.gather_chunks(LINES, numbers, 4, fallback=others)
+
+
+def test_a_fallback_of_runs_has_a_frame_per_chunk():
+    starts = jnp.ones(2, jnp.int32)
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), got.*\(2,\)"):
+        pk.gather_runs(LINES, starts, starts, 4, 3, fallback=(LINES, starts))
