@@ -3,7 +3,7 @@
     python -m pallas_kernels.aot --target h100 --op fiited_jax.chip_cases:triton_step
 
 Admission, gather and update of 2^12 lookups in a store of 2^20 frames of 16 float32,
-with Adagrad unless told: what a training step does beside the dense model.
+with Adagrad unless it says Adam: what a training step does beside the dense model.
 """
 
 from typing import Literal
@@ -32,7 +32,7 @@ __all__ = [
 _NUM_LOOKUPS = 1 << 12
 _CHUNK_DIM, _NUM_CHUNKS = 16, 4
 _ADAGRAD = sparse(optax.adagrad(0.05))
-_ADAM = sparse(optax.adam(0.05))
+_ADAM = sparse(optax.adam(0.05, mu_dtype="bfloat16"))
 
 
 def xla_step() -> Case:
@@ -46,7 +46,7 @@ def triton_step() -> Case:
 
 
 def triton_adam_step() -> Case:
-    """Return the step by kernels for NVIDIA GPUs with Adam and values of 16 bits."""
+    """Return the step by kernels for NVIDIA GPUs, momentum and values of 16 bits."""
     return _step_case("triton", _ADAM, "bfloat16")
 
 
@@ -56,7 +56,7 @@ def mosaic_tpu_step() -> Case:
 
 
 def mosaic_tpu_adam_step() -> Case:
-    """Return the step by kernels for TPUs with Adam and values of 16 bits."""
+    """Return the step by kernels for TPUs, momentum and values of 16 bits."""
     return _step_case("mosaic_tpu", _ADAM, "bfloat16")
 
 

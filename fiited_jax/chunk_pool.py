@@ -281,8 +281,12 @@ def update_frames(
 def _is_finite(*columns: jax.Array) -> jax.Array:
     """Tell of which rows everything is finite, `bool[n, 1]`."""
     worst = [
-        # Not `jnp.all`, which Pallas does not lower for GPUs.
-        jnp.min(jnp.where(jnp.isfinite(column), 1.0, 0.0), axis=-1, keepdims=True)
+        # Not `jnp.all`, which Pallas does not lower for GPUs, nor of 16 bits for TPUs.
+        jnp.min(
+            jnp.where(jnp.isfinite(column.astype(jnp.float32)), 1.0, 0.0),
+            axis=-1,
+            keepdims=True,
+        )
         for column in columns
     ]
     return functools.reduce(jnp.minimum, worst) > 0

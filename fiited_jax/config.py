@@ -83,11 +83,11 @@ class EmbeddingConfig:
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
         finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs;
         `"sparsecore"` on those with SparseCores, where `"mosaic_tpu"` finds keys. They
-        raise `NotImplementedError` for sizes and dtypes that they cannot do, on TPUs
-        for optimizer state of other than 32 bits, on SparseCores for values of other
-        than 32 bits and, without `table_sizes`, where `num_ways` does not divide 128 or
-        `num_entries` is no multiple of `entry_group`, 512 for up to 255 tables; and
-        refuse schedules that read arrays. `None` chooses.
+        raise `NotImplementedError` for sizes and dtypes that they cannot do: on TPUs
+        for optimizer state of other than 32 bits or bfloat16, on SparseCores for all
+        that has not 32 bits, and on both, without `table_sizes`, where `num_ways` does
+        not divide 128 or `num_entries` is no multiple of `entry_group`, 512 for up to
+        255 tables. They refuse schedules that read arrays. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -312,9 +312,11 @@ class EmbeddingConfig:
 
     @property
     def line_group(self) -> int:
-        """What the lines of a pool are a multiple of: TPUs copy short ones by twos."""
-        is_short = self.stored_dtype.itemsize < 4
-        return 2 if is_short and self.kernels == "mosaic_tpu" else 1
+        """What the lines of a pool are a multiple of: TPUs copy short ones by twos.
+
+        That may be the values, or the optimizer's state, of as many lines.
+        """
+        return 2 if self.kernels == "mosaic_tpu" else 1
 
     @property
     def key_kernels(self) -> Literal["xla", "mosaic_tpu", "triton"] | None:

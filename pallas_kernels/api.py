@@ -47,15 +47,16 @@ def gather_chunks(
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined, in
         the debug mode an error, see `pallas_kernels.checks`.
       chunk_dim: C, values per chunk.
-      fallback: `(pool, frames)`, what is read for `NULL_FRAME`, in the same pass: a
-        pool of the dtype of the first, and as many frame numbers in it.
+      fallback: `(pool, frames)`, what is read for `NULL_FRAME`, by kernels in the same
+        pass: a pool of the dtype of the first, and as many frame numbers in it.
       implementation: `"xla"`; `"mosaic_tpu"` for a pool `[L, 128]` of 32-bit values, or
-        of `uint16` with L even, on a TPU, and `"sparsecore"` for one of 32-bit values
-        on a TPU with SparseCores; `"triton"` for a C that is a power of 2 on an NVIDIA
-        GPU; `"mosaic_gpu"` for chunks of a multiple of 128 bytes on one from Hopper on.
-        They have been compiled for such chips, the last one only lowered, and not yet
-        run on any, so `None` chooses `"xla"`. They do not lower for other platforms,
-        nor under `jax.vmap` on a TPU.
+        of 16-bit ones but float16 with L even, on a TPU, and `"sparsecore"` for one of
+        32-bit values, or `[P]` of them with P a multiple of 128, on a TPU with
+        SparseCores; `"triton"` for a C that is a power of 2 on an NVIDIA GPU;
+        `"mosaic_gpu"` for chunks of a multiple of 128 bytes on one from Hopper on. They
+        have been compiled for such chips, the last one only lowered, and not yet run on
+        any, so `None` chooses `"xla"`. They do not lower for other platforms, nor under
+        `jax.vmap` on a TPU.
 
     Returns:
       `[..., C]`, the dtype of `pool`; exact copies.
@@ -227,18 +228,55 @@ def scatter_chunks(
     check_distinct("frames", frames.reshape(-1), num_windows(pool, chunk_dim))
     if implementation in (None, "xla"):
         return reference.scatter_chunks(pool, frames, chunks)
-    rows = chunks.astype(pool.dtype).reshape(-1, chunk_dim)
-    if rows.dtype == jnp.uint16:
-        rows = rows.astype(jnp.uint32)  # TPUs move no single rows of 16 bits
+    return _scatter_by_kernel(implementation, pool, frames, chunks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scatter_by_kernel(
+    implementation: Implementation,
+    pool: jax.Array,
+    frames: jax.Array,
+    chunks: jax.Array,
+) -> jax.Array:
+    chunk_dim = chunks.shape[-1]
     (pool,), _ = update_chunks(
         (pool,),
         frames.reshape(-1),
-        (rows,),
+        (chunks.reshape(-1, chunk_dim),),
         _overwrite,
         (chunk_dim,),
         implementation=implementation,
     )
     return pool
+
+
+def _scatter_forward(
+    implementation: Implementation,
+    pool: jax.Array,
+    frames: jax.Array,
+    chunks: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    new: Any = _scatter_by_kernel(implementation, pool, frames, chunks)
+    return new, (frames, chunks)
+
+
+def _scatter_backward(
+    implementation: Implementation,
+    residuals: tuple[jax.Array, jax.Array],
+    cotangents: jax.Array,
+) -> tuple[jax.Array, None, jax.Array]:
+    frames, chunks = residuals
+
+    def scatter(pool: jax.Array, chunks: jax.Array) -> jax.Array:
+        return reference.scatter_chunks(pool, frames, chunks)
+
+    # Linear, so that it does not matter what was in the pool.
+    _, transpose = jax.vjp(scatter, jnp.zeros_like(cotangents), chunks)
+    of_pool, of_chunks = transpose(cotangents)
+    return of_pool, None, of_chunks
+
+
+_scatter_by_kernel.defvjp(_scatter_forward, _scatter_backward)
 
 
 def _overwrite(windows: Arrays, operands: Arrays) -> tuple[Arrays, jax.Array]:
@@ -273,11 +311,11 @@ def update_chunks(
         but its arguments. Not differentiated.
       widths: w per array, values per frame.
       implementation: `"xla"`; `"mosaic_tpu"` for lines `[L, 128]` of 32-bit values, or
-        of `uint16` with L even, or for 32-bit values `[P]` with P a multiple of 128,
-        and widths that divide 128, on a TPU; `"sparsecore"` for the same of 32 bits on
-        a TPU with SparseCores, which read and write while XLA works out; `"triton"` for
-        widths that are powers of 2, on an NVIDIA GPU. They have been compiled for such
-        chips and not yet run on any, so `None` chooses `"xla"`.
+        of `uint16` or `bfloat16` with L even, or for 32-bit values `[P]` with P a
+        multiple of 128, and widths that divide 128, on a TPU; `"sparsecore"` for the
+        same of 32 bits on a TPU with SparseCores, which read and write while XLA works
+        out; `"triton"` for widths that are powers of 2, on an NVIDIA GPU. They have
+        been compiled for such chips and not yet run on any, so `None` chooses `"xla"`.
 
     Returns:
       The arrays, in place where the caller donates them; and `bool[n]`, what was

@@ -32,13 +32,16 @@ def check_fallback(
         raise TypeError(f"fallback must be a tuple (pool, frames), got {fallback!r}")
     others, frames = fallback
     check_int32("frames of fallback", frames)
-    num_windows(others, chunk_dim)
+    try:
+        num_frames = num_windows(others, chunk_dim)
+    except ValueError as error:
+        raise ValueError(f"the pool of fallback does not fit: {error}") from error
     if frames.shape != shape or others.dtype != pool.dtype:
         raise ValueError(
             f"fallback must have {pool.dtype} values and frames of shape {shape}, got "
             f"{others.dtype} and {frames.shape}"
         )
-    check_in_range("frames of fallback", frames, num_windows(others, chunk_dim))
+    check_in_range("frames of fallback", frames, num_frames)
 
 
 def check_update(

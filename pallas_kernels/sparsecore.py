@@ -6,6 +6,7 @@ takes no more than its own bytes. There is little arithmetic: XLA does that betw
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -112,7 +113,7 @@ def _scatter_chunks(array: jax.Array, frames: jax.Array, chunks: jax.Array) -> A
     numbers = _whole_blocks(_row_numbers(frames, width), info)
     held = jax.new_ref(_as_rows(array, width))
     flat = chunks.astype(array.dtype).reshape(-1)
-    missing = numbers.size * held[0].size - flat.size
+    missing = numbers.size * math.prod(held.shape[1:]) - flat.size
     rows = _as_rows(jnp.pad(flat, (0, missing)), width)
     _on_subcores(
         _scatter_block,

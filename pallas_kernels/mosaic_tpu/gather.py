@@ -22,6 +22,8 @@ __all__ = ["gather_chunks"]
 _BLOCK = 256  # frames per grid step
 _IN_FLIGHT = 32  # frames whose copies have started; a divisor of the block
 
+_SHORT = (jnp.uint16, jnp.int16, jnp.bfloat16)  # Mosaic loads no float16
+
 
 def gather_chunks(
     pool: jax.Array,
@@ -34,8 +36,8 @@ def gather_chunks(
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`.
 
     Args:
-      pool: `[L, 128]` lines of 32-bit values, or of `uint16` with L even; C a divisor
-        of 128.
+      pool: `[L, 128]` lines of 32-bit values, or of 16-bit ones but float16 with L
+        even; C a divisor of 128.
       frames: `i32[...]`.
       chunk_dim: C, values per chunk.
       fallback: another pool like this, and its frames.
@@ -49,13 +51,13 @@ def gather_chunks(
     """
     pools, places = merge_frames(pool, frames, fallback)
     for name, one in zip(("a pool", "a fallback"), pools, strict=False):
-        check_lines("mosaic_tpu", name, one, short=True)
+        check_lines("mosaic_tpu", name, one, short=_SHORT)
     num_blocks = -(-places.size // _BLOCK)
     if not num_blocks:
         return jnp.zeros((*frames.shape, chunk_dim), pool.dtype)
     missing = num_blocks * _BLOCK - places.size
     padded = jnp.pad(places.reshape(-1), (0, missing), constant_values=NULL_FRAME)
-    wide = as_32_bits(pool.dtype)
+    dtype, wide = pool.dtype, as_32_bits(pool.dtype)
     per_copy = LANES // chunk_dim * lines_per_copy(pool.dtype)
     scalars = pl.BlockSpec((_BLOCK,), lambda block: (block,), memory_space=pltpu.SMEM)
     chunks = pl.pallas_call(
@@ -69,14 +71,17 @@ def gather_chunks(
         ],
         out_specs=pl.BlockSpec((_BLOCK, chunk_dim), lambda block: (block, 0)),
         scratch_shapes=[
-            pltpu.VMEM((_BLOCK * lines_per_copy(pool.dtype), LANES), pool.dtype),
+            pltpu.VMEM((_BLOCK * lines_per_copy(dtype), LANES), dtype),
             pltpu.VMEM((_BLOCK, LANES), wide),
             pltpu.SemaphoreType.DMA((_IN_FLIGHT,)),
         ],
         interpret=interpret,
         name="gather_chunks",
     )(padded, _holders(padded, per_copy), *pools)
-    return chunks[: places.size].reshape(*frames.shape, chunk_dim).astype(pool.dtype)
+    chunks = chunks[: places.size].reshape(*frames.shape, chunk_dim)
+    if dtype.itemsize == 2:
+        chunks = lax.bitcast_convert_type(chunks.astype(jnp.uint16), dtype)
+    return chunks
 
 
 def _holders(places: jax.Array, per_copy: int) -> jax.Array:

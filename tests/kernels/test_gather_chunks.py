@@ -38,12 +38,21 @@ def test_mosaic_tpu_reads_what_the_reference_reads(chunk_dim, shape, small_block
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
 
 
-@pytest.mark.parametrize("chunk_dim", [1, 16, 128])
-def test_mosaic_tpu_reads_two_short_lines_at_once(chunk_dim, small_blocks):
-    pool = make_pool(chunk_dim, np.uint16)
+@pytest.mark.parametrize(
+    ("chunk_dim", "dtype"),
+    [
+        (1, np.uint16),
+        (16, np.uint16),
+        (128, np.uint16),
+        (16, jnp.bfloat16),
+        (4, np.int16),
+    ],
+)
+def test_mosaic_tpu_reads_two_short_lines_at_once(chunk_dim, dtype, small_blocks):
+    pool = make_pool(chunk_dim, dtype)
     frames = make_frames((37,), chunk_dim)
     read = mosaic_tpu.gather_chunks(pool, frames, chunk_dim, interpret=RACES)
-    assert read.dtype == np.uint16
+    assert read.dtype == dtype
     np.testing.assert_array_equal(read, pk.gather_chunks(pool, frames, chunk_dim))
 
 
@@ -228,7 +237,8 @@ def test_it_lowers_for_its_platform(implementation, chip):
             8,
             r"lines of 128 values, got shape \(4, 24",
         ),
-        ("mosaic_tpu", jnp.zeros((4, 128), jnp.bfloat16), 4, "32-bit.*bfloat16"),
+        ("mosaic_tpu", jnp.zeros((4, 128), jnp.int8), 4, "32-bit.*int8"),
+        ("mosaic_tpu", jnp.zeros((3, 128), jnp.bfloat16), 4, r"even.*\(3, 128\)"),
         ("triton", jnp.zeros((4, 24)), 24, "power of 2, got 24"),
         ("triton", jnp.zeros((4, 128), jnp.complex64), 4, "integers.*got complex64"),
         ("cuda", jnp.zeros(512), 4, "'cuda' is not available"),
@@ -257,7 +267,7 @@ def test_what_int32_does_not_number_is_refused(kernels, num_lines, num_frames):
     [
         (LINES, jnp.zeros((2, 1), jnp.int32), ValueError, r"\(2,\), got.*\(2, 1\)"),
         (LINES, jnp.zeros(2), TypeError, "frames of fallback must be int32, got float"),
-        (LINES[:, :6], jnp.zeros(2, jnp.int32), ValueError, "width=4"),
+        (LINES[:, :6], jnp.zeros(2, jnp.int32), ValueError, "of fallback.*width=4"),
         (
             LINES.astype(jnp.int32),
             jnp.zeros(2, jnp.int32),
@@ -279,6 +289,18 @@ def test_a_fallback_that_does_not_fit_is_refused(others, frames, error, words):
             )
     with pytest.raises(TypeError, match="must be a tuple"):
         pk.gather_chunks(LINES, numbers, 4, fallback=others)
+
+
+def test_mosaic_tpu_needs_lines_of_a_fallback_too():
+    frames = jnp.zeros(2, jnp.int32)
+    with pytest.raises(NotImplementedError, match="needs a fallback of lines of 128"):
+        pk.gather_chunks(
+            LINES,
+            frames,
+            4,
+            fallback=(jnp.zeros((4, 64)), frames),
+            implementation="mosaic_tpu",
+        )
 
 
 def test_a_fallback_of_runs_has_a_frame_per_chunk():

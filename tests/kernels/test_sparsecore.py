@@ -150,17 +150,19 @@ def test_a_null_frame_is_not_read(by_hand):
     np.testing.assert_array_equal(read, np.zeros((9, 16)))
 
 
-@pytest.mark.parametrize(("chunk_dim", "num_rows"), [(4, 40), (16, 900), (128, 7)])
+@pytest.mark.parametrize(
+    ("chunk_dim", "num_rows"), [(4, 40), (16, 900), (128, 8), (128, 7)]
+)
 def test_frames_step_where_they_lie(chunk_dim, num_rows, by_hand):
     rng, num_frames = np.random.default_rng(0), 16384 // chunk_dim
     arrays = make_lines(128, chunk_dim), jnp.int32(rng.integers(0, 9, 4096 + 128))
     frames = 1 + rng.permutation(num_frames - 1)[:num_rows]
-    frames[::3] = [-3, 0, num_frames][num_rows % 3]
+    frames[::3] = [-3, 0, num_frames][num_rows % 3]  # nothing is written there
     grads = jnp.asarray(rng.normal(size=(num_rows, chunk_dim)), jnp.float32)
 
     def step(windows, operands):
         (values, counts), (grads, rate) = windows, operands
-        return (values - rate * grads, counts + 1), grads[:, :1] > -1
+        return (values - rate * grads, counts + 1.0), grads[:, :1] > -1
 
     got, expected = (
         pk.update_chunks(
@@ -181,7 +183,7 @@ def test_frames_step_where_they_lie(chunk_dim, num_rows, by_hand):
 
 def test_chunks_are_overwritten(by_hand):
     pool, frames = make_lines(4, 16), jnp.int32([[9, 0, 31], [-1, 32, 8]])
-    chunks = jnp.arange(96.0).reshape(2, 3, 16)
+    chunks = jnp.arange(96).reshape(2, 3, 16)
     got = pk.scatter_chunks(pool, frames, chunks, implementation="sparsecore")
     np.testing.assert_array_equal(got, pk.scatter_chunks(pool, frames, chunks))
     assert by_hand[-1] == "update_chunks"
@@ -225,6 +227,17 @@ def test_writing_lowers_too(num_rows):
 def test_what_it_cannot_do_is_refused(chip, pool, words):
     with pytest.raises(NotImplementedError, match=words):
         lower(gather, chip, pool, jnp.zeros(3, jnp.int32))
+
+
+def test_it_needs_lines_of_a_fallback_too():
+    def gather_more(pool, frames):
+        others = jnp.zeros((4, 64)), frames
+        return pk.gather_chunks(
+            pool, frames, 4, fallback=others, implementation="sparsecore"
+        )
+
+    with pytest.raises(NotImplementedError, match="needs a fallback of lines of 128"):
+        lower(gather_more, V6E, jnp.zeros((4, 128)), jnp.zeros(3, jnp.int32))
 
 
 def test_a_chip_that_is_no_tpu_is_refused():
