@@ -232,8 +232,9 @@ def update_frames(
     leaves, structure = jax.tree.flatten(pool.slots)
     is_scalar = [leaf.ndim == 1 for leaf in leaves]
     given = {"grads": grads}
-    if step is not None:
-        given["step"] = jnp.asarray(step)
+    learning_rate = optimizer.learning_rate_at(step)
+    if learning_rate is not None:
+        given["learning_rate"] = learning_rate
     if scale is not None:
         given["scale"] = scale[:, None]
     if is_short:
@@ -255,7 +256,7 @@ def update_frames(
             held["grads"],
             jax.tree.unflatten(structure, slots),
             from_stored(values),
-            step=held.get("step"),
+            learning_rate=held.get("learning_rate"),
             scale=held["scale"][:, 0] if "scale" in held else None,
         )
         if is_short:

@@ -127,7 +127,7 @@ def step_coarse(
         grads[:, :num_coarse].reshape(rows),
         _slots(state.reshape(rows), optimizer),
         values.reshape(rows),
-        step=step,
+        learning_rate=optimizer.learning_rate_at(step),
         scale=optimizer.scale_of(jnp.repeat(tables, num_coarse)),
     )
     (new_state,) = jax.tree.leaves(new_slots)
@@ -197,8 +197,13 @@ def coarse_start(optimizer: SparseOptimizer, chunk_dim: int) -> float:
             values = jnp.zeros((3, chunk_dim))
             slots = optimizer.init(values)
             grads = jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones((1, chunk_dim))
-            step, scale = jnp.int32(0), jnp.ones(3)
-            _, stepped = optimizer.update(grads, slots, values, step=step, scale=scale)
+            _, stepped = optimizer.update(
+                grads,
+                slots,
+                values,
+                learning_rate=optimizer.learning_rate_at(0),
+                scale=jnp.ones(3),
+            )
             (start,), (then,) = jax.tree.leaves(slots), jax.tree.leaves(stepped)
             first, lowest = float(start[0, 0]), float(jnp.min(then))
         if lowest > 0:

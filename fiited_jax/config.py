@@ -87,7 +87,7 @@ class EmbeddingConfig:
         for optimizer state of other than 32 bits or bfloat16, on SparseCores for all
         that has not 32 bits, and on both, without `table_sizes`, where `num_ways` does
         not divide 128 or `num_entries` is no multiple of `entry_group`, 512 for up to
-        255 tables. They refuse schedules that read arrays. `None` chooses.
+        255 tables. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
