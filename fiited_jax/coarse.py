@@ -18,7 +18,7 @@ from jax import lax
 from pallas_kernels import gather_windows, scatter_windows
 
 from .config import EmbeddingConfig
-from .extent import present_chunks
+from .extent import Runs, present_chunks
 from .sparse_optim import SparseOptimizer
 from .state import NO_ENTRY, PageTable
 from .utility import rounding_salt
@@ -38,13 +38,14 @@ _PURPOSE = 4  # of the rounding, apart from those of utilities and pools
 
 
 def read_coarse(
-    pages: PageTable, entries: jax.Array, config: EmbeddingConfig
+    pages: PageTable, entries: jax.Array, runs: Runs, config: EmbeddingConfig
 ) -> jax.Array:
     """Read the coarse values that stand in for absent chunks.
 
     Args:
       pages: the page table, with coarse values.
       entries: `i32[...]`, `NO_ENTRY` for none.
+      runs: `[...]` of the entries.
       config: sizes and rules.
 
     Returns:
@@ -57,8 +58,8 @@ def read_coarse(
     chunks = jnp.pad(values, pad).reshape(
         *entries.shape, config.num_chunks, config.chunk_dim
     )
-    extent = gather_windows(pages.extent, entries, 1)[..., 0]
-    is_read = ~present_chunks(extent, config) & (entries != NO_ENTRY)[..., None]
+    is_absent = ~present_chunks(runs.extent, config)
+    is_read = is_absent & (entries != NO_ENTRY)[..., None]
     return jnp.where(is_read[..., None], chunks, 0.0)
 
 

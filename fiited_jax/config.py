@@ -86,8 +86,8 @@ class EmbeddingConfig:
         raise `NotImplementedError` for sizes and dtypes that they cannot do: on TPUs
         for optimizer state of other than 32 bits or bfloat16, on SparseCores for all
         that has not 32 bits, and on both, without `table_sizes`, where `num_ways` does
-        not divide 128 or `num_entries` is no multiple of `entry_group`, 512 for up to
-        255 tables. `None` chooses.
+        not divide 128 or `num_entries` is no multiple of `entry_group`, mostly 512.
+        `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -325,11 +325,12 @@ class EmbeddingConfig:
 
     @property
     def entry_group(self) -> int:
-        """What the entries are a multiple of: TPUs copy their key words by pieces."""
+        """What the entries are a multiple of: TPUs copy what they hold by pieces."""
         if self.key_kernels != "mosaic_tpu":
             return self.num_ways
-        # Of the words of a key the owner is the shortest, so most go into a piece.
-        return math.lcm(self.num_ways, _PIECE_BYTES // self.owner_dtype.itemsize)
+        # Of what is shortest most go into a piece.
+        shortest = min(self.owner_dtype.itemsize, self.extent_dtype.itemsize)
+        return math.lcm(self.num_ways, _PIECE_BYTES // shortest)
 
     @property
     def entry_bytes(self) -> int:

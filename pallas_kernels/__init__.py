@@ -6,6 +6,7 @@ dispatches, `reference` is pure `jax.numpy` and always there.
 
 from .api import gather_chunks as gather_chunks
 from .api import gather_runs as gather_runs
+from .api import probe_and_load as probe_and_load
 from .api import probe_page_table as probe_page_table
 from .api import scatter_chunks as scatter_chunks
 from .api import update_chunks as update_chunks
@@ -24,6 +25,7 @@ __all__ = [
     "gather_runs",
     "gather_windows",
     "num_windows",
+    "probe_and_load",
     "probe_page_table",
     "scatter_chunks",
     "scatter_windows",

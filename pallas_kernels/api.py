@@ -23,6 +23,7 @@ __all__ = [
     "Implementation",
     "gather_chunks",
     "gather_runs",
+    "probe_and_load",
     "probe_page_table",
     "scatter_chunks",
     "update_chunks",
@@ -369,8 +370,8 @@ Array([ True,  True], dtype=bool))
 
 
 def probe_page_table(
-    words: tuple[jax.Array, ...],
-    queries: tuple[jax.Array, ...],
+    words: Arrays,
+    queries: Arrays,
     buckets: jax.Array,
     num_ways: int,
     *,
@@ -401,6 +402,41 @@ def probe_page_table(
     >>> probe_page_table(words, (jnp.array([5, 5, 8]),), jnp.array([0, 1, 1]), 2)
     Array([ 0,  1, -1], dtype=int32)
     """
+    return probe_and_load(
+        words, queries, buckets, num_ways, (), implementation=implementation
+    )[0]
+
+
+def probe_and_load(
+    words: Arrays,
+    queries: Arrays,
+    buckets: jax.Array,
+    num_ways: int,
+    columns: Arrays,
+    *,
+    implementation: Implementation | None = None,
+) -> tuple[jax.Array, Arrays]:
+    """Find keys, and load what their entries hold in the same pass.
+
+    Args:
+      words: as for `probe_page_table`.
+      queries: as for `probe_page_table`.
+      buckets: as for `probe_page_table`.
+      num_ways: W, ways per bucket.
+      columns: what is loaded, each like a word: integers `[num_buckets * W]`.
+      implementation: as for `probe_page_table`.
+
+    Returns:
+      As `probe_page_table`; and per column `[...]` of its dtype what the entry of the
+      key holds, 0 for a key that is not there.
+
+    Raises:
+      ValueError, TypeError, NotImplementedError: as `probe_page_table`, of columns too.
+
+    >>> words, column = (jnp.array([5, 7, 9, 5]),), jnp.array([10, 11, 12, 13])
+    >>> probe_and_load(words, (jnp.array([7, 8]),), jnp.array([0, 1]), 2, (column,))
+    (Array([ 1, -1], dtype=int32), (Array([11,  0], dtype=int32),))
+    """
     check_implementation(implementation, "mosaic_tpu", "triton")
     check_int32("buckets", buckets)
     if len(words) != len(queries) or not words:
@@ -415,11 +451,18 @@ def probe_page_table(
                 f"queries must have the shape of buckets {buckets.shape} and the "
                 f"dtype of their word {word.dtype}, got {query.dtype}{query.shape}"
             )
+    for number, column in enumerate(columns):
+        is_integer = jnp.issubdtype(column.dtype, jnp.integer)
+        if column.shape != words[0].shape or not is_integer:
+            raise ValueError(
+                f"columns[{number}] must hold integers of shape {words[0].shape}, got "
+                f"{column.dtype}{column.shape}"
+            )
     check_in_range("buckets", buckets, words[0].size // num_ways)
     if implementation in (None, "xla"):
-        return reference.probe_page_table(words, queries, buckets, num_ways)
+        return reference.probe_and_load(words, queries, buckets, num_ways, columns)
     if implementation == "triton":
-        from .triton import probe_page_table as probe
+        from .triton import probe_and_load as probe
     else:
-        from .mosaic_tpu import probe_page_table as probe
-    return probe(words, queries, buckets, num_ways)
+        from .mosaic_tpu import probe_and_load as probe
+    return probe(words, queries, buckets, num_ways, columns)

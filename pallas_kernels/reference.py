@@ -15,7 +15,7 @@ __all__ = [
     "frames_of_runs",
     "gather_chunks",
     "gather_runs",
-    "probe_page_table",
+    "probe_and_load",
     "scatter_chunks",
     "update_chunks",
 ]
@@ -95,19 +95,26 @@ def scatter_chunks(pool: jax.Array, frames: jax.Array, chunks: jax.Array) -> jax
     return scatter_windows(pool, jnp.where(frames == NULL_FRAME, -1, frames), chunks)
 
 
-def probe_page_table(
-    words: tuple[jax.Array, ...],
-    queries: tuple[jax.Array, ...],
+def probe_and_load(
+    words: Arrays,
+    queries: Arrays,
     buckets: jax.Array,
     num_ways: int,
-) -> jax.Array:
-    """Find each query in its bucket; see `pallas_kernels.api.probe_page_table`."""
+    columns: Arrays,
+) -> tuple[jax.Array, Arrays]:
+    """Find each query in its bucket; see `pallas_kernels.api.probe_and_load`."""
     match = jnp.ones((*buckets.shape, num_ways), bool)
     for word, query in zip(words, queries, strict=True):
         match &= gather_windows(word, buckets, num_ways) == query[..., None]
     ways = lax.broadcasted_iota(jnp.int32, match.shape, match.ndim - 1)
     way = jnp.min(jnp.where(match, ways, num_ways), axis=-1)
-    return jnp.where(way < num_ways, way, NO_WAY)
+    is_found = way < num_ways
+    entries = jnp.where(is_found, buckets * num_ways + way, 0)
+    loaded = tuple(
+        jnp.where(is_found, gather_windows(column, entries, 1)[..., 0], 0)
+        for column in columns
+    )
+    return jnp.where(is_found, way, NO_WAY), loaded
 
 
 def update_chunks(

@@ -15,7 +15,7 @@ from jax.experimental.pallas import triton as plgpu
 from .places import merge_frames
 from .reference import NO_WAY, NULL_FRAME, Arrays, Fallback, Update
 
-__all__ = ["gather_chunks", "probe_page_table", "update_chunks"]
+__all__ = ["gather_chunks", "probe_and_load", "update_chunks"]
 
 _FLOATS = (jnp.float32, jnp.float16, jnp.bfloat16)
 _VALUES = 2048  # per program
@@ -97,25 +97,27 @@ def _gather_block(places: Any, *refs: Any, block: int, chunk_dim: int) -> None:
     )
 
 
-def probe_page_table(
+def probe_and_load(
     words: Arrays,
     queries: Arrays,
     buckets: jax.Array,
     num_ways: int,
+    columns: Arrays,
     *,
     interpret: bool = False,
-) -> jax.Array:
-    """Find each query in its bucket; see `pallas_kernels.api.probe_page_table`.
+) -> tuple[jax.Array, Arrays]:
+    """Find each query in its bucket; see `pallas_kernels.api.probe_and_load`.
 
     Args:
       words: each `[num_buckets * W]` integers, fewer than 2^31.
       queries: each `[...]`, one per word.
       buckets: `i32[...]`, all in range.
       num_ways: W, a power of 2.
+      columns: each `[num_buckets * W]` integers.
       interpret: as for `pl.pallas_call`.
 
     Returns:
-      `i32[...]`.
+      `i32[...]` ways, and per column what is loaded.
 
     Raises:
       NotImplementedError: on another W, and on longer words.
@@ -129,14 +131,19 @@ def probe_page_table(
             "implementation='triton' needs words and queries of fewer than 2^31, got "
             f"shapes {words[0].shape} and {buckets.shape}"
         )
+    dtypes = [jnp.dtype(jnp.int32), *(column.dtype for column in columns)]
     if not num_blocks:
-        return jnp.zeros(buckets.shape, jnp.int32)
-    ways = pl.pallas_call(
-        functools.partial(_probe_block, block=block, num_ways=num_ways),
-        out_shape=jax.ShapeDtypeStruct((buckets.size,), jnp.int32),
+        ways, *loaded = (jnp.zeros(buckets.shape, dtype) for dtype in dtypes)
+        return ways, tuple(loaded)
+    ways, *loaded = pl.pallas_call(
+        functools.partial(
+            _probe_block, block=block, num_ways=num_ways, num_words=len(words)
+        ),
+        out_shape=[jax.ShapeDtypeStruct((buckets.size,), dtype) for dtype in dtypes],
         grid=(num_blocks,),
-        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (1 + 2 * len(words)),
-        out_specs=pl.BlockSpec(memory_space=pl.ANY),
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)]
+        * (1 + 2 * len(words) + len(columns)),
+        out_specs=[pl.BlockSpec(memory_space=pl.ANY)] * len(dtypes),
         compiler_params=plgpu.CompilerParams(num_warps=_NUM_WARPS),
         interpret=interpret,
         name="probe_page_table",
@@ -144,22 +151,34 @@ def probe_page_table(
         buckets.reshape(-1),
         *(query.reshape(-1) for query in queries),
         *(word.reshape(-1) for word in words),
+        *columns,
     )
-    return ways.reshape(buckets.shape)
+    return ways.reshape(buckets.shape), tuple(
+        one.reshape(buckets.shape) for one in loaded
+    )
 
 
-def _probe_block(buckets: Any, *refs: Any, block: int, num_ways: int) -> None:
+def _probe_block(
+    buckets: Any, *refs: Any, block: int, num_ways: int, num_words: int
+) -> None:
     """Compare the queries of a block with the ways of their buckets.
 
     Args:
       buckets: `i32[n]`.
-      *refs: `[n]` per word what is looked for; the words, `[num_buckets * W]`; and
-        `i32[n]` the ways, to be written.
+      *refs: `[n]` per word what is looked for; the words, then the columns, each
+        `[num_buckets * W]`; `i32[n]` the ways and `[n]` per column what it holds, to be
+        written.
       block: queries per program.
       num_ways: W.
+      num_words: of a key.
     """
-    num_words = len(refs) // 2
-    queries, words, found = refs[:num_words], refs[num_words:-1], refs[-1]
+    queries, words, refs = (
+        refs[:num_words],
+        refs[num_words:][:num_words],
+        refs[2 * num_words :],
+    )
+    num_columns = len(refs) // 2
+    columns, (found, *loaded) = refs[:num_columns], refs[num_columns:]
     rows = pl.program_id(0) * block + jnp.arange(block)
     ways = jnp.arange(num_ways)[None, :]
     exists = rows < buckets.shape[0]
@@ -170,9 +189,13 @@ def _probe_block(buckets: Any, *refs: Any, block: int, num_ways: int) -> None:
         wanted = plgpu.load(query.at[rows], mask=exists, other=0)
         held = plgpu.load(word.at[places], mask=is_read, other=0)
         matches &= held == wanted[:, None]
-    way = jnp.min(jnp.where(matches, ways, num_ways), axis=1)
-    way = jnp.where(way < num_ways, way, NO_WAY)
-    plgpu.store(found.at[rows], way.astype(jnp.int32), mask=exists)
+    way = jnp.min(jnp.where(matches, ways, num_ways), axis=1).astype(jnp.int32)
+    is_found = way < num_ways
+    plgpu.store(found.at[rows], jnp.where(is_found, way, NO_WAY), mask=exists)
+    entry = bucket * num_ways + way
+    for column, out in zip(columns, loaded, strict=True):
+        held = plgpu.load(column.at[entry], mask=is_found, other=0)
+        plgpu.store(out.at[rows], held, mask=exists)
 
 
 def update_chunks(

@@ -56,6 +56,10 @@ _PROBED = (
 )
 
 
+# What else an entry holds: its first frame, and how many.
+_LOADED = (*_PROBED, _of(_NUM_FRAMES), _of(_NUM_FRAMES, dtype=jnp.uint8))
+
+
 def _gather_chunks(implementation: api.Implementation) -> Callable[..., jax.Array]:
     return functools.partial(
         api.gather_chunks, chunk_dim=_CHUNK_DIM, implementation=implementation
@@ -102,6 +106,28 @@ def _probe(implementation: api.Implementation) -> Callable[..., jax.Array]:
             (low_query, owner_query),
             buckets,
             _NUM_WAYS,
+            implementation=implementation,
+        )
+
+    return probe
+
+
+def _probe_and_load(implementation: api.Implementation) -> Callable[..., Any]:
+    def probe(
+        low: jax.Array,
+        owner: jax.Array,
+        low_query: jax.Array,
+        owner_query: jax.Array,
+        buckets: jax.Array,
+        start: jax.Array,
+        extent: jax.Array,
+    ) -> Any:
+        return api.probe_and_load(
+            (low, owner),
+            (low_query, owner_query),
+            buckets,
+            _NUM_WAYS,
+            (start, extent),
             implementation=implementation,
         )
 
@@ -229,6 +255,13 @@ CASES = {
     ),
     "probe_page_table/triton": Case(
         _probe("triton"), _PROBED, (), "probe_page_table", "gpu"
+    ),
+    "probe_and_load/xla": Case(_probe_and_load("xla"), _LOADED),
+    "probe_and_load/mosaic_tpu": Case(
+        _probe_and_load("mosaic_tpu"), _LOADED, (), "probe_page_table", "tpu"
+    ),
+    "probe_and_load/triton": Case(
+        _probe_and_load("triton"), _LOADED, (), "probe_page_table", "gpu"
     ),
 }
 """The operations, named `operation/implementation`.

@@ -121,7 +121,7 @@ def test_a_store_trains_by_kernels_as_by_xla(
         # Read in one pass, the shared pool too; stepped one after the other.
         num_pools = 1 + (fallback == "shared")
         names = [call[1] for call in interpreted]
-        assert names[:reads] == ["probe_page_table", "gather_chunks"]
+        assert names[:reads] == ["probe_and_load", "gather_chunks"]
         assert names.count("update_chunks") == num_pools
     assert np.count_nonzero(found[0]) > 20
     np.testing.assert_allclose(*found, **tolerance(3))
