@@ -1,13 +1,10 @@
-"""Validation and dispatch: the functions that callers use."""
-
-import functools
-from typing import Any, Literal
+"""The functions that callers use: what they mean, and checks of what is given."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import reference
+from . import dispatch, reference
 from .checks import (
     check_distinct,
     check_fallback,
@@ -16,7 +13,8 @@ from .checks import (
     check_int32,
     check_update,
 )
-from .reference import NULL_FRAME, Arrays, Fallback, Update
+from .dispatch import Implementation
+from .reference import Arrays, Fallback, Update
 from .windows import num_windows
 
 __all__ = [
@@ -28,8 +26,6 @@ __all__ = [
     "scatter_chunks",
     "update_chunks",
 ]
-
-Implementation = Literal["xla", "mosaic_gpu", "mosaic_tpu", "sparsecore", "triton"]
 
 
 def gather_chunks(
@@ -83,65 +79,7 @@ def gather_chunks(
     check_fallback(fallback, pool, frames.shape, chunk_dim)
     if implementation in (None, "xla"):
         return reference.gather_chunks(pool, frames, chunk_dim, fallback)
-    return _gather_by_kernel(implementation, chunk_dim, pool, frames, fallback)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _gather_by_kernel(
-    implementation: Implementation,
-    chunk_dim: int,
-    pool: jax.Array,
-    frames: jax.Array,
-    fallback: Fallback,
-) -> jax.Array:
-    # Not at the top: JAX may drop one of them, and the others must still be there.
-    if implementation == "triton":
-        from .triton import gather_chunks as gather
-    elif implementation == "sparsecore":
-        from .sparsecore import gather_chunks as gather
-    elif implementation == "mosaic_gpu":
-        from .mosaic_gpu import gather_chunks as gather
-    else:
-        from .mosaic_tpu import gather_chunks as gather
-    return gather(pool, frames, chunk_dim, fallback)
-
-
-def _gather_forward(
-    implementation: Implementation,
-    chunk_dim: int,
-    pool: jax.Array,
-    frames: jax.Array,
-    fallback: Fallback,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Fallback]]:
-    chunks: Any = _gather_by_kernel(implementation, chunk_dim, pool, frames, fallback)
-    return chunks, (pool, frames, fallback)
-
-
-def _gather_backward(
-    implementation: Implementation,
-    chunk_dim: int,
-    residuals: tuple[jax.Array, jax.Array, Fallback],
-    cotangents: jax.Array,
-) -> tuple[jax.Array, None, tuple[jax.Array, None] | None]:
-    pool, frames, fallback = residuals
-    if fallback is None:
-
-        def gather_one(pool: jax.Array) -> jax.Array:
-            return reference.gather_chunks(pool, frames, chunk_dim)
-
-        _, transpose = jax.vjp(gather_one, pool)
-        return *transpose(cotangents), None, None
-    others, other_frames = fallback
-
-    def gather(pool: jax.Array, others: jax.Array) -> jax.Array:
-        return reference.gather_chunks(pool, frames, chunk_dim, (others, other_frames))
-
-    _, transpose = jax.vjp(gather, pool, others)
-    of_pool, of_others = transpose(cotangents)
-    return of_pool, None, (of_others, None)
-
-
-_gather_by_kernel.defvjp(_gather_forward, _gather_backward)
+    return dispatch.gather_chunks(implementation, chunk_dim, pool, frames, fallback)
 
 
 def gather_runs(
@@ -220,6 +158,7 @@ def scatter_chunks(
     >>> scatter_chunks(jnp.zeros(4), jnp.array([1, 0]), jnp.ones((2, 2)))
     Array([0., 0., 1., 1.], dtype=float32)
     """
+    check_implementation(implementation, "mosaic_tpu", "sparsecore", "triton")
     check_int32("frames", frames)
     if chunks.shape[:-1] != frames.shape:
         raise ValueError(
@@ -229,60 +168,7 @@ def scatter_chunks(
     check_distinct("frames", frames.reshape(-1), num_windows(pool, chunk_dim))
     if implementation in (None, "xla"):
         return reference.scatter_chunks(pool, frames, chunks)
-    return _scatter_by_kernel(implementation, pool, frames, chunks)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scatter_by_kernel(
-    implementation: Implementation,
-    pool: jax.Array,
-    frames: jax.Array,
-    chunks: jax.Array,
-) -> jax.Array:
-    chunk_dim = chunks.shape[-1]
-    (pool,), _ = update_chunks(
-        (pool,),
-        frames.reshape(-1),
-        (chunks.reshape(-1, chunk_dim),),
-        _overwrite,
-        (chunk_dim,),
-        implementation=implementation,
-    )
-    return pool
-
-
-def _scatter_forward(
-    implementation: Implementation,
-    pool: jax.Array,
-    frames: jax.Array,
-    chunks: jax.Array,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    new: Any = _scatter_by_kernel(implementation, pool, frames, chunks)
-    return new, (frames, chunks)
-
-
-def _scatter_backward(
-    implementation: Implementation,
-    residuals: tuple[jax.Array, jax.Array],
-    cotangents: jax.Array,
-) -> tuple[jax.Array, None, jax.Array]:
-    frames, chunks = residuals
-
-    def scatter(pool: jax.Array, chunks: jax.Array) -> jax.Array:
-        return reference.scatter_chunks(pool, frames, chunks)
-
-    # Linear, so that it does not matter what was in the pool.
-    _, transpose = jax.vjp(scatter, jnp.zeros_like(cotangents), chunks)
-    of_pool, of_chunks = transpose(cotangents)
-    return of_pool, None, of_chunks
-
-
-_scatter_by_kernel.defvjp(_scatter_forward, _scatter_backward)
-
-
-def _overwrite(windows: Arrays, operands: Arrays) -> tuple[Arrays, jax.Array]:
-    new = operands[0].astype(windows[0].dtype)
-    return (new,), jnp.ones((new.shape[0], 1), bool)
+    return dispatch.scatter_chunks(implementation, pool, frames, chunks)
 
 
 def update_chunks(
@@ -359,14 +245,9 @@ Array([ True,  True], dtype=bool))
     check_update(update, arrays, widths, operands, frames.size)
     if implementation in (None, "xla"):
         return reference.update_chunks(arrays, frames, operands, update, widths)
-    frames = jnp.where((frames > 0) & (frames < min(counts)), frames, NULL_FRAME)
-    if implementation == "triton":
-        from .triton import update_chunks as step
-    elif implementation == "sparsecore":
-        from .sparsecore import update_chunks as step
-    else:
-        from .mosaic_tpu import update_chunks as step
-    return step(arrays, frames, operands, update, widths)
+    return dispatch.update_chunks(
+        implementation, arrays, frames, operands, update, widths
+    )
 
 
 def probe_page_table(
@@ -461,8 +342,6 @@ def probe_and_load(
     check_in_range("buckets", buckets, words[0].size // num_ways)
     if implementation in (None, "xla"):
         return reference.probe_and_load(words, queries, buckets, num_ways, columns)
-    if implementation == "triton":
-        from .triton import probe_and_load as probe
-    else:
-        from .mosaic_tpu import probe_and_load as probe
-    return probe(words, queries, buckets, num_ways, columns)
+    return dispatch.probe_and_load(
+        implementation, words, queries, buckets, num_ways, columns
+    )

@@ -166,6 +166,14 @@ def test_what_a_kernel_cannot_do_is_refused(implementation, arrays, widths, word
         )
 
 
+@pytest.mark.parametrize("name", ["mosaic_gpu", "cuda"])
+def test_a_scatter_by_another_name_is_refused(name):
+    with pytest.raises(NotImplementedError, match=f"'{name}' is not available"):
+        pk.scatter_chunks(
+            LINES, jnp.zeros(3, jnp.int32), jnp.ones((3, 4)), implementation=name
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
