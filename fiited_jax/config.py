@@ -84,10 +84,10 @@ class EmbeddingConfig:
         finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs;
         `"sparsecore"` on those with SparseCores, where `"mosaic_tpu"` finds keys. They
         raise `NotImplementedError` for sizes and dtypes that they cannot do: on TPUs
-        for optimizer state of other than 32 bits or bfloat16, on SparseCores for all
-        that has not 32 bits, and on both, without `table_sizes`, where `num_ways` does
-        not divide 128 or `num_entries` is no multiple of `entry_group`, mostly 512.
-        `None` chooses.
+        for optimizer state of other than 32 bits, but bfloat16 per value, on
+        SparseCores for all that has not 32 bits, and on both, without `table_sizes`,
+        where `num_ways` does not divide 128 or `num_entries` is no multiple of
+        `entry_group`, mostly 512. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -328,8 +328,8 @@ class EmbeddingConfig:
         """What the entries are a multiple of: TPUs copy what they hold by pieces."""
         if self.key_kernels != "mosaic_tpu":
             return self.num_ways
-        # Of what is shortest most go into a piece.
-        shortest = min(self.owner_dtype.itemsize, self.extent_dtype.itemsize)
+        # Of what is shortest most go into a piece; numbers of frames have 2 bytes up.
+        shortest = min(self.owner_dtype.itemsize, self.extent_dtype.itemsize, 2)
         return math.lcm(self.num_ways, _PIECE_BYTES // shortest)
 
     @property

@@ -2,7 +2,7 @@
 
 What numbers an array holds is not known while a function is traced. `check_in_range`
 and `check_distinct` look at them in the debug mode alone, which is
-`jax.experimental.checkify`: elsewhere they come to nothing.
+`jax.experimental.checkify`: what is compiled without it has nothing of them.
 """
 
 import jax
@@ -29,7 +29,9 @@ def check_fallback(
     if fallback is None:
         return
     if not (isinstance(fallback, tuple) and len(fallback) == 2):
-        raise TypeError(f"fallback must be a tuple (pool, frames), got {fallback!r}")
+        raise TypeError(
+            f"fallback must be a tuple (pool, frames), got {type(fallback).__name__}"
+        )
     others, frames = fallback
     check_int32("frames of fallback", frames)
     try:
@@ -97,7 +99,7 @@ def check_in_range(name: str, numbers: jax.Array, end: int) -> None:
     lowest = jnp.min(numbers, initial=0)
     highest = jnp.max(numbers, initial=0)
     checkify.debug_check(
-        (lowest >= 0) & (highest < end),
+        jnp.all((numbers >= 0) & (numbers < end)),
         f"{name} must be in [0, {end}), got {{number}}",
         number=jnp.where(lowest < 0, lowest, highest),
     )

@@ -44,8 +44,8 @@ def check_lines(
             )
     elif array.dtype.itemsize != 4:
         raise NotImplementedError(
-            f"{needs} of 32-bit values: two lines of shorter ones share a row of "
-            f"memory; got {array.dtype}"
+            f"{needs} of 32-bit values: shorter ones share a row of memory; got "
+            f"{array.dtype} of shape {array.shape}"
         )
     if array.size >= 1 << 31:
         raise NotImplementedError(

@@ -151,7 +151,7 @@ def probe_and_load(
         buckets.reshape(-1),
         *(query.reshape(-1) for query in queries),
         *(word.reshape(-1) for word in words),
-        *columns,
+        *(column.reshape(-1) for column in columns),
     )
     return ways.reshape(buckets.shape), tuple(
         one.reshape(buckets.shape) for one in loaded

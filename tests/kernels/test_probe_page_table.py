@@ -111,6 +111,18 @@ def test_what_entries_hold_is_loaded_with_them(kernels, num_ways, shape):
         assert 0 not in shape or not got.size
 
 
+def test_words_and_columns_may_have_two_axes():
+    word = jnp.arange(64, dtype=jnp.int32).reshape(8, 8)
+    queries, buckets = (jnp.int32([5, 17, 99]),), jnp.int32([0, 2, 1])
+    arguments = (word,), queries, buckets, 8, (10 * word,)
+    for ways, (loaded,) in (
+        triton.probe_and_load(*arguments, interpret=True),
+        pk.probe_and_load(*arguments),
+    ):
+        assert ways.tolist() == [5, 1, -1]
+        assert loaded.tolist() == [50, 170, 0]
+
+
 def test_a_column_is_like_a_word():
     case = make_case((5,), 8, DTYPES[0])
     for column in (jnp.zeros(63, jnp.int32), jnp.zeros(64)):

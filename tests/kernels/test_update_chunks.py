@@ -166,6 +166,15 @@ def test_what_a_kernel_cannot_do_is_refused(implementation, arrays, widths, word
         )
 
 
+def test_chunks_of_any_dtype_are_cast(interpreted):
+    pool, frames = jnp.zeros((4, 128)), jnp.int32([9, 31])
+    for chunks in (jnp.ones((2, 16), bool), jnp.full((2, 16), 1.0, jnp.float8_e5m2)):
+        new = pk.scatter_chunks(pool, frames, chunks, implementation="triton")
+        expected = np.isin(np.arange(32), frames)[:, None] * np.ones(16)
+        np.testing.assert_array_equal(new.reshape(-1, 16), expected)
+    assert len(interpreted) == 2
+
+
 @pytest.mark.parametrize("name", ["mosaic_gpu", "cuda"])
 def test_a_scatter_by_another_name_is_refused(name):
     with pytest.raises(NotImplementedError, match=f"'{name}' is not available"):
