@@ -10,6 +10,7 @@ from .api import probe_and_load as probe_and_load
 from .api import probe_page_table as probe_page_table
 from .api import scatter_chunks as scatter_chunks
 from .api import update_chunks as update_chunks
+from .checks import debug_mode as debug_mode
 from .reference import NO_WAY as NO_WAY
 from .reference import NULL_FRAME as NULL_FRAME
 from .windows import exchange_windows as exchange_windows
@@ -20,6 +21,7 @@ from .windows import scatter_windows as scatter_windows
 __all__ = [
     "NO_WAY",
     "NULL_FRAME",
+    "debug_mode",
     "exchange_windows",
     "gather_chunks",
     "gather_runs",

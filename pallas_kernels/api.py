@@ -42,7 +42,7 @@ def gather_chunks(
       pool: `[P * C]` flat or `[L, w]` lines with `w` a multiple of C; any dtype.
         Frame `NULL_FRAME` holds zeros.
       frames: `i32[...]` frame numbers in `[0, P)`; what others read is undefined, in
-        the debug mode an error, see `pallas_kernels.checks`.
+        `debug_mode` an error.
       chunk_dim: C, values per chunk.
       fallback: `(pool, frames)`, what is read for `NULL_FRAME`, by kernels in the same
         pass: a pool of the dtype of the first, and as many frame numbers in it.
@@ -190,7 +190,7 @@ def update_chunks(
         donate them.
       frames: `i32[n]`, distinct but for `NULL_FRAME`; `NULL_FRAME`, negative numbers
         and those that one of the arrays does not have write nothing. What comes twice
-        is undefined, in the debug mode an error.
+        is undefined, in `debug_mode` an error.
       operands: what else the update needs, arrays, each `[n, k]` or a scalar `[]`.
       update: `update(windows, operands) -> windows, accepts`, of windows `[m, w]` per
         array, the m rows of the operands that belong to them, and `bool[m, 1]`: what is

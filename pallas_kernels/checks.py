@@ -1,9 +1,18 @@
 """Checks of arguments: errors that name them.
 
 What numbers an array holds is not known while a function is traced. `check_in_range`
-and `check_distinct` look at them in the debug mode alone, which is
-`jax.experimental.checkify`: what is compiled without it has nothing of them.
+and `check_distinct` look at them in the debug mode alone, by
+`jax.experimental.checkify`:
+
+    with pallas_kernels.debug_mode():
+        error, out = jax.jit(checkify.checkify(train_step))(state, batch)
+    error.throw()
+
+Without it they are not even traced: a check is an effect, with which JAX dispatches
+compiled functions more slowly.
 """
+
+import contextlib
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +28,25 @@ __all__ = [
     "check_in_range",
     "check_int32",
     "check_update",
+    "debug_mode",
 ]
+
+_checks_numbers = jax.make_user_context(False)  # functions are traced for either
+
+
+def debug_mode() -> contextlib.AbstractContextManager[None]:
+    """Have operations check the numbers they are given, by checkify.
+
+    Returns:
+      A context, in which functions with such operations are called through
+      `checkify.checkify`.
+
+    >>> read = jax.jit(checkify.checkify(lambda n: check_in_range("frames", n, 9)))
+    >>> with debug_mode():
+    ...     print(read(jnp.array([3, 9]))[0].get())
+    frames must be in [0, 9), got 9 (`check` failed)
+    """
+    return _checks_numbers(True)
 
 
 def check_fallback(
@@ -90,15 +117,11 @@ def check_int32(name: str, array: jax.Array) -> None:
 
 
 def check_in_range(name: str, numbers: jax.Array, end: int) -> None:
-    """In the debug mode, refuse numbers that are not in `[0, end)`.
-
-    >>> read = lambda n: check_in_range("frames", n, 9)
-    >>> print(checkify.checkify(read)(jnp.array([3, 9]))[0].get())
-    frames must be in [0, 9), got 9 (`check` failed)
-    """
-    lowest = jnp.min(numbers, initial=0)
-    highest = jnp.max(numbers, initial=0)
-    checkify.debug_check(
+    """In the debug mode, refuse numbers that are not in `[0, end)`."""
+    if not _checks_numbers.value:
+        return
+    lowest, highest = jnp.min(numbers, initial=0), jnp.max(numbers, initial=0)
+    checkify.check(
         jnp.all((numbers >= 0) & (numbers < end)),
         f"{name} must be in [0, {end}), got {{number}}",
         number=jnp.where(lowest < 0, lowest, highest),
@@ -107,9 +130,11 @@ def check_in_range(name: str, numbers: jax.Array, end: int) -> None:
 
 def check_distinct(name: str, numbers: jax.Array, end: int) -> None:
     """In the debug mode, refuse positive numbers below `end` that come twice."""
+    if not _checks_numbers.value:
+        return
     ordered = jnp.sort(jnp.where((numbers > 0) & (numbers < end), numbers, 0))
     is_again = (ordered[1:] == ordered[:-1]) & (ordered[1:] > 0)
-    checkify.debug_check(
+    checkify.check(
         ~jnp.any(is_again),
         f"{name} must be distinct, got {{number}} twice",
         number=jnp.max(jnp.where(is_again, ordered[1:], 0), initial=0),

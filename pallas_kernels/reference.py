@@ -45,8 +45,8 @@ def gather_runs(
     fallback: Fallback = None,
 ) -> jax.Array:
     """Read runs of frames; see `pallas_kernels.api.gather_runs`."""
-    frames = frames_of_runs(starts, lengths, num_chunks)
-    is_held = frames != NULL_FRAME
+    chunks = lax.broadcasted_iota(jnp.int32, (*starts.shape, num_chunks), starts.ndim)
+    is_held = chunks < lengths[..., None]
 
     # A run is consecutive in memory: one read, and what lies behind it is blanked.
     def by_runs() -> jax.Array:
@@ -62,6 +62,7 @@ def gather_runs(
         return jnp.where(is_held[..., None], windows, 0)
 
     def by_chunks() -> jax.Array:
+        frames = frames_of_runs(starts, lengths, num_chunks)
         return gather_windows(pool, frames, chunk_dim)
 
     last = pool.size // chunk_dim - num_chunks
