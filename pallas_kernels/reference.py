@@ -33,7 +33,7 @@ def gather_chunks(
 ) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`."""
     chunks = gather_windows(pool, frames, chunk_dim)
-    return _or_fallback(chunks, frames != NULL_FRAME, fallback)
+    return _or_fallback(chunks, frames, fallback)
 
 
 def gather_runs(
@@ -62,15 +62,17 @@ def gather_runs(
         return jnp.where(is_held[..., None], windows, 0)
 
     def by_chunks() -> jax.Array:
+        # Not those below: this is seldom called, and what it needs with it.
         frames = frames_of_runs(starts, lengths, num_chunks)
         return gather_windows(pool, frames, chunk_dim)
 
+    frames = frames_of_runs(starts, lengths, num_chunks)
     last = pool.size // chunk_dim - num_chunks
     if last < 0:
-        return _or_fallback(by_chunks(), is_held, fallback)
+        return _or_fallback(by_chunks(), frames, fallback)
     leaves_pool = jnp.any((lengths > 0) & (starts > last))
     chunks = lax.cond(leaves_pool, by_chunks, by_runs)
-    return _or_fallback(chunks, is_held, fallback)
+    return _or_fallback(chunks, frames, fallback)
 
 
 def frames_of_runs(starts: jax.Array, lengths: jax.Array, num_chunks: int) -> jax.Array:
@@ -81,14 +83,12 @@ def frames_of_runs(starts: jax.Array, lengths: jax.Array, num_chunks: int) -> ja
     )
 
 
-def _or_fallback(
-    chunks: jax.Array, is_held: jax.Array, fallback: Fallback
-) -> jax.Array:
-    """Read what is not held elsewhere, if there is such a place."""
+def _or_fallback(chunks: jax.Array, frames: jax.Array, fallback: Fallback) -> jax.Array:
+    """Read elsewhere what null frames lack, if there is such a place."""
     if fallback is None:
         return chunks
     others = gather_windows(*fallback, chunks.shape[-1])
-    return jnp.where(is_held[..., None], chunks, others)
+    return jnp.where(frames[..., None] != NULL_FRAME, chunks, others)
 
 
 def scatter_chunks(pool: jax.Array, frames: jax.Array, chunks: jax.Array) -> jax.Array:
