@@ -185,7 +185,7 @@ def _write_new(
         values, slots = fresh_frames(
             state, pages, entries, keys, tables, chunks, config, optimizer
         )
-        pool = write_frames(pool, frames.reshape(-1), values, slots)
+        pool = write_frames(pool, frames.reshape(-1), values, slots, config.kernels)
         to = jnp.where(is_row, lanes, num_lanes)
         evicted = jax.tree.map(
             lambda column, old: column.at[to].set(old, mode="drop"),

@@ -3,7 +3,7 @@
     python -m pallas_kernels.aot --target h100 --op fiited_jax.chip_cases:triton_step
 
 Admission, gather and update of 2^12 lookups in a store of 2^20 frames of 16 float32,
-with Adagrad unless told: what a training step does beside the dense model.
+with Adagrad unless it says Adam: what a training step does beside the dense model.
 """
 
 from typing import Literal
@@ -23,6 +23,7 @@ from .store import EmbeddingStore
 __all__ = [
     "mosaic_tpu_adam_step",
     "mosaic_tpu_step",
+    "sparsecore_step",
     "triton_adam_step",
     "triton_step",
     "xla_step",
@@ -31,7 +32,7 @@ __all__ = [
 _NUM_LOOKUPS = 1 << 12
 _CHUNK_DIM, _NUM_CHUNKS = 16, 4
 _ADAGRAD = sparse(optax.adagrad(0.05))
-_ADAM = sparse(optax.adam(0.05))
+_ADAM = sparse(optax.adam(0.05, mu_dtype="bfloat16"))
 
 
 def xla_step() -> Case:
@@ -45,7 +46,7 @@ def triton_step() -> Case:
 
 
 def triton_adam_step() -> Case:
-    """Return the step by kernels for NVIDIA GPUs with Adam and values of 16 bits."""
+    """Return the step by kernels for NVIDIA GPUs, momentum and values of 16 bits."""
     return _step_case("triton", _ADAM, "bfloat16")
 
 
@@ -55,12 +56,17 @@ def mosaic_tpu_step() -> Case:
 
 
 def mosaic_tpu_adam_step() -> Case:
-    """Return the step by kernels for TPUs with Adam and values of 16 bits."""
+    """Return the step by kernels for TPUs, momentum and values of 16 bits."""
     return _step_case("mosaic_tpu", _ADAM, "bfloat16")
 
 
+def sparsecore_step() -> Case:
+    """Return the step by kernels for the SparseCores of TPUs that have them."""
+    return _step_case("sparsecore")
+
+
 def _step_case(
-    kernels: Literal["xla", "mosaic_tpu", "triton"],
+    kernels: Literal["xla", "mosaic_tpu", "sparsecore", "triton"],
     optimizer: SparseOptimizer = _ADAGRAD,
     value_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Case:

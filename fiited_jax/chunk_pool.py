@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from pallas_kernels import gather_chunks, scatter_chunks, update_chunks
+from pallas_kernels import gather_chunks, update_chunks
 from pallas_kernels.api import Implementation
 
 from .keys import Keys, hash_words
@@ -140,7 +140,11 @@ def read_frames(
 
 
 def write_frames(
-    pool: ChunkPool, frames: jax.Array, values: jax.Array, slots: Any
+    pool: ChunkPool,
+    frames: jax.Array,
+    values: jax.Array,
+    slots: Any,
+    kernels: Implementation | None = None,
 ) -> ChunkPool:
     """Overwrite frames.
 
@@ -149,20 +153,33 @@ def write_frames(
       frames: `i32[n]` distinct; `NULL_FRAME` writes nothing.
       values: `f32[n, C]`, rounded to what the pool holds.
       slots: as `read_frames` returns them.
+      kernels: as for `EmbeddingConfig`.
 
     Returns:
       The pool, updated.
     """
+    leaves, structure = jax.tree.flatten(pool.slots)
+    rows = [
+        leaf[:, None] if leaf.ndim == 1 else leaf for leaf in jax.tree.leaves(slots)
+    ]
 
-    def write_slot(leaf: jax.Array, new: jax.Array) -> jax.Array:
-        return scatter_chunks(leaf, frames, new[:, None] if leaf.ndim == 1 else new)
+    def overwrite(
+        windows: tuple[jax.Array, ...], operands: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        new_values, *new_slots = operands
+        is_written = jnp.ones((new_values.shape[0], 1), bool)
+        return (to_stored(new_values, windows[0].dtype), *new_slots), is_written
 
-    return ChunkPool(
-        values=scatter_chunks(
-            pool.values, frames, to_stored(values, pool.values.dtype)
-        ),
-        slots=jax.tree.map(write_slot, pool.slots, slots),
+    (new_values, *new_leaves), _ = update_chunks(
+        (pool.values, *leaves),
+        frames,
+        (values, *rows),
+        overwrite,
+        (values.shape[1], *(row.shape[1] for row in rows)),
+        implementation=kernels,
     )
+    new_slots = jax.tree.unflatten(structure, new_leaves)
+    return ChunkPool(values=new_values, slots=new_slots)
 
 
 def write_fresh(
@@ -215,8 +232,9 @@ def update_frames(
     leaves, structure = jax.tree.flatten(pool.slots)
     is_scalar = [leaf.ndim == 1 for leaf in leaves]
     given = {"grads": grads}
-    if step is not None:
-        given["step"] = jnp.asarray(step)
+    learning_rate = optimizer.learning_rate_at(step)
+    if learning_rate is not None:
+        given["learning_rate"] = learning_rate
     if scale is not None:
         given["scale"] = scale[:, None]
     if is_short:
@@ -238,7 +256,7 @@ def update_frames(
             held["grads"],
             jax.tree.unflatten(structure, slots),
             from_stored(values),
-            step=held.get("step"),
+            learning_rate=held.get("learning_rate"),
             scale=held["scale"][:, 0] if "scale" in held else None,
         )
         if is_short:
@@ -264,8 +282,12 @@ def update_frames(
 def _is_finite(*columns: jax.Array) -> jax.Array:
     """Tell of which rows everything is finite, `bool[n, 1]`."""
     worst = [
-        # Not `jnp.all`, which Pallas does not lower for GPUs.
-        jnp.min(jnp.where(jnp.isfinite(column), 1.0, 0.0), axis=-1, keepdims=True)
+        # Not `jnp.all`, which Pallas does not lower for GPUs, nor of 16 bits for TPUs.
+        jnp.min(
+            jnp.where(jnp.isfinite(column.astype(jnp.float32)), 1.0, 0.0),
+            axis=-1,
+            keepdims=True,
+        )
         for column in columns
     ]
     return functools.reduce(jnp.minimum, worst) > 0

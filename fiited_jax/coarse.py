@@ -18,7 +18,7 @@ from jax import lax
 from pallas_kernels import gather_windows, scatter_windows
 
 from .config import EmbeddingConfig
-from .extent import present_chunks
+from .extent import Runs, present_chunks
 from .sparse_optim import SparseOptimizer
 from .state import NO_ENTRY, PageTable
 from .utility import rounding_salt
@@ -38,13 +38,14 @@ _PURPOSE = 4  # of the rounding, apart from those of utilities and pools
 
 
 def read_coarse(
-    pages: PageTable, entries: jax.Array, config: EmbeddingConfig
+    pages: PageTable, entries: jax.Array, runs: Runs, config: EmbeddingConfig
 ) -> jax.Array:
     """Read the coarse values that stand in for absent chunks.
 
     Args:
       pages: the page table, with coarse values.
       entries: `i32[...]`, `NO_ENTRY` for none.
+      runs: `[...]` of the entries.
       config: sizes and rules.
 
     Returns:
@@ -57,8 +58,8 @@ def read_coarse(
     chunks = jnp.pad(values, pad).reshape(
         *entries.shape, config.num_chunks, config.chunk_dim
     )
-    extent = gather_windows(pages.extent, entries, 1)[..., 0]
-    is_read = ~present_chunks(extent, config) & (entries != NO_ENTRY)[..., None]
+    is_absent = ~present_chunks(runs.extent, config)
+    is_read = is_absent & (entries != NO_ENTRY)[..., None]
     return jnp.where(is_read[..., None], chunks, 0.0)
 
 
@@ -127,7 +128,7 @@ def step_coarse(
         grads[:, :num_coarse].reshape(rows),
         _slots(state.reshape(rows), optimizer),
         values.reshape(rows),
-        step=step,
+        learning_rate=optimizer.learning_rate_at(step),
         scale=optimizer.scale_of(jnp.repeat(tables, num_coarse)),
     )
     (new_state,) = jax.tree.leaves(new_slots)
@@ -197,8 +198,13 @@ def coarse_start(optimizer: SparseOptimizer, chunk_dim: int) -> float:
             values = jnp.zeros((3, chunk_dim))
             slots = optimizer.init(values)
             grads = jnp.array([[-1.0], [0.0], [1.0]]) * jnp.ones((1, chunk_dim))
-            step, scale = jnp.int32(0), jnp.ones(3)
-            _, stepped = optimizer.update(grads, slots, values, step=step, scale=scale)
+            _, stepped = optimizer.update(
+                grads,
+                slots,
+                values,
+                learning_rate=optimizer.learning_rate_at(0),
+                scale=jnp.ones(3),
+            )
             (start,), (then,) = jax.tree.leaves(slots), jax.tree.leaves(stepped)
             first, lowest = float(start[0, 0]), float(jnp.min(then))
         if lowest > 0:

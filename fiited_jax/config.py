@@ -81,11 +81,13 @@ class EmbeddingConfig:
       hysteresis: `prune_step` moves nothing unless at least this share of the frames in
         use would change owner, or as many are to be granted or idle.
       kernels: which implementation of `pallas_kernels` reads and steps frames, and
-        finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs. They
-        raise `NotImplementedError` for sizes and dtypes that they cannot do, on TPUs
-        for optimizer state of other than 32 bits and, without `table_sizes`, where
-        `num_ways` does not divide 128 or `num_entries` is no multiple of `entry_group`,
-        512 for up to 255 tables; and refuse schedules that read arrays. `None` chooses.
+        finds keys: `"xla"`; `"triton"` on NVIDIA GPUs; `"mosaic_tpu"` on TPUs;
+        `"sparsecore"` on those with SparseCores, where `"mosaic_tpu"` finds keys. They
+        raise `NotImplementedError` for sizes and dtypes that they cannot do: on TPUs
+        for optimizer state of other than 32 bits, but bfloat16 per value, on
+        SparseCores for all that has not 32 bits, and on both, without `table_sizes`,
+        where `num_ways` does not divide 128 or `num_entries` is no multiple of
+        `entry_group`, mostly 512. `None` chooses.
       budgeted_slots: the optimizer state that `from_budget` counted; `None` for a
         config made by hand. The store refuses another one.
 
@@ -123,7 +125,7 @@ class EmbeddingConfig:
     initial_scale: float = 0.01
     headroom: float = 0.02
     hysteresis: float = 0.01
-    kernels: Literal["xla", "mosaic_tpu", "triton"] | None = None
+    kernels: Literal["xla", "mosaic_tpu", "sparsecore", "triton"] | None = None
     budgeted_slots: tuple[SlotSpec, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -141,7 +143,8 @@ class EmbeddingConfig:
         check_choice("fallback", self.fallback, ("zero", "shared", "coarse"))
         check_choice("value_dtype", self.value_dtype, _VALUE_DTYPES)
         if self.kernels is not None:
-            check_choice("kernels", self.kernels, ("xla", "mosaic_tpu", "triton"))
+            allowed = ("xla", "mosaic_tpu", "sparsecore", "triton")
+            check_choice("kernels", self.kernels, allowed)
         check_number("length_alpha", self.length_alpha, 0, 8)
         check_number("half_life", self.half_life, 1e-6, 1e30)
         check_number("initial_scale", self.initial_scale, 0, 1e30)
@@ -309,17 +312,25 @@ class EmbeddingConfig:
 
     @property
     def line_group(self) -> int:
-        """What the lines of a pool are a multiple of: TPUs copy short ones by twos."""
-        is_short = self.stored_dtype.itemsize < 4
-        return 2 if is_short and self.kernels == "mosaic_tpu" else 1
+        """What the lines of a pool are a multiple of: TPUs copy short ones by twos.
+
+        That may be the values, or the optimizer's state, of as many lines.
+        """
+        return 2 if self.kernels == "mosaic_tpu" else 1
+
+    @property
+    def key_kernels(self) -> Literal["xla", "mosaic_tpu", "triton"] | None:
+        """Which implementation finds keys: SparseCores do not."""
+        return "mosaic_tpu" if self.kernels == "sparsecore" else self.kernels
 
     @property
     def entry_group(self) -> int:
-        """What the entries are a multiple of: TPUs copy their key words by pieces."""
-        if self.kernels != "mosaic_tpu":
+        """What the entries are a multiple of: TPUs copy what they hold by pieces."""
+        if self.key_kernels != "mosaic_tpu":
             return self.num_ways
-        # Of the words of a key the owner is the shortest, so most go into a piece.
-        return math.lcm(self.num_ways, _PIECE_BYTES // self.owner_dtype.itemsize)
+        # Of what is shortest most go into a piece; numbers of frames have 2 bytes up.
+        shortest = min(self.owner_dtype.itemsize, self.extent_dtype.itemsize, 2)
+        return math.lcm(self.num_ways, _PIECE_BYTES // shortest)
 
     @property
     def entry_bytes(self) -> int:

@@ -5,6 +5,8 @@ are. Ranked chunk by chunk, it is a mask, bit j for chunk j. The chunks that are
 lie in consecutive frames, in their order.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -15,15 +17,18 @@ from .config import EmbeddingConfig
 from .state import NO_ENTRY, NULL_FRAME, PageTable
 
 __all__ = [
+    "Runs",
     "chunk_at_rank",
     "common_extent",
     "extent_of",
     "first_chunks",
     "frame_of",
     "frames_of_entries",
+    "frames_of_runs",
     "gather_vectors",
     "num_present",
     "present_chunks",
+    "runs_of_entries",
 ]
 
 
@@ -117,49 +122,84 @@ def chunk_at_rank(
     return found
 
 
-def frames_of_entries(
-    pages: PageTable, entries: jax.Array, config: EmbeddingConfig
-) -> jax.Array:
-    """Return the frames of all chunks of entries.
+class Runs(NamedTuple):
+    """Where the frames of entries are.
+
+    Attributes:
+      start: `[...]` first frames, as a page table holds them.
+      extent: `[...]` which chunks there are; 0, none, where there is no entry.
+    """
+
+    start: jax.Array
+    extent: jax.Array
+
+
+def runs_of_entries(pages: PageTable, entries: jax.Array) -> Runs:
+    """Load the runs of entries `i32[...]`, `NO_ENTRY` for none."""
+    start, extent = (
+        gather_windows(column, entries, 1)[..., 0]
+        for column in (pages.start, pages.extent)
+    )
+    return Runs(start, jnp.where(entries == NO_ENTRY, 0, extent))
+
+
+def frames_of_runs(runs: Runs, config: EmbeddingConfig) -> jax.Array:
+    """Return the frames of all chunks of runs.
 
     Args:
-      pages: the page table.
-      entries: `i32[...]`, `NO_ENTRY` for none.
+      runs: `[...]`.
       config: sizes and rules.
 
     Returns:
       `i32[..., K]`, `NULL_FRAME` where there is no entry or no chunk.
     """
-    start = gather_windows(pages.start, entries, 1).astype(jnp.int32)
-    extent = gather_windows(pages.extent, entries, 1)
-    chunks = _chunk_numbers(entries.shape, config)
-    frames = frame_of(start, extent, chunks, config)
-    return jnp.where(entries[..., None] == NO_ENTRY, NULL_FRAME, frames)
+    chunks = _chunk_numbers(runs.start.shape, config)
+    start = runs.start[..., None].astype(jnp.int32)
+    return frame_of(start, runs.extent[..., None], chunks, config)
+
+
+def frames_of_entries(
+    pages: PageTable, entries: jax.Array, config: EmbeddingConfig
+) -> jax.Array:
+    """Return the frames of all chunks of entries, as `frames_of_runs` of their runs."""
+    return frames_of_runs(runs_of_entries(pages, entries), config)
 
 
 def gather_vectors(
-    values: jax.Array, pages: PageTable, entries: jax.Array, config: EmbeddingConfig
+    values: jax.Array,
+    runs: Runs,
+    config: EmbeddingConfig,
+    fallback: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """Read the vectors of entries.
 
     Args:
       values: of the pool.
-      pages: the page table.
-      entries: `i32[...]`, `NO_ENTRY` for none.
+      runs: `[...]` of the entries.
       config: sizes and rules.
+      fallback: values of another pool, and `i32[..., K]` frames of it that stand in for
+        absent chunks.
 
     Returns:
-      `[..., K, C]`, zeros where there is no entry or no chunk.
+      `[..., K, C]`, zeros where there is no entry or no chunk, nor one in its place.
     """
-    if config.ranking == "chunks" or config.kernels not in (None, "xla"):
-        frames = frames_of_entries(pages, entries, config)
+    if config.ranking == "chunks":
         return gather_chunks(
-            values, frames, config.chunk_dim, implementation=config.kernels
+            values,
+            frames_of_runs(runs, config),
+            config.chunk_dim,
+            fallback=fallback,
+            implementation=config.kernels,
         )
-    start = gather_windows(pages.start, entries, 1)[..., 0].astype(jnp.int32)
-    length = gather_windows(pages.extent, entries, 1)[..., 0].astype(jnp.int32)
-    length = jnp.where(entries == NO_ENTRY, 0, length)
-    return gather_runs(values, start, length, config.chunk_dim, config.num_chunks)
+    return gather_runs(
+        values,
+        runs.start.astype(jnp.int32),
+        runs.extent.astype(jnp.int32),
+        config.chunk_dim,
+        config.num_chunks,
+        fallback=fallback,
+        implementation=config.kernels,
+    )
 
 
 def _chunk_numbers(shape: tuple[int, ...], config: EmbeddingConfig) -> jax.Array:

@@ -14,12 +14,13 @@ from pallas_kernels import (
     NO_WAY,
     exchange_windows,
     gather_windows,
-    probe_page_table,
+    probe_and_load,
     scatter_windows,
 )
 
 from .bidding import bid, find_leaders, lanes_of_rows, rank_of
 from .config import EmbeddingConfig
+from .extent import Runs, runs_of_entries
 from .keys import Keys, hash_words
 from .row_numbers import entries_of_rows, rows_of_entries, within_sizes
 from .state import FREE_ENTRY, NO_ENTRY, NULL_FRAME, PageTable
@@ -38,6 +39,7 @@ __all__ = [
     "owns",
     "place",
     "probe",
+    "probe_runs",
     "read_keys",
     "replace_entries",
 ]
@@ -137,16 +139,56 @@ def probe(
         entries = entries_of_rows(keys.low, tables, pages.table_sizes)
         found = valid & _is_held(pages, jnp.where(valid, entries, 0))
         return jnp.where(found, entries, NO_ENTRY)
+    return _probe(pages, keys, tables, valid, config, ())[0]
+
+
+def probe_runs(
+    pages: PageTable,
+    keys: Keys,
+    tables: jax.Array,
+    valid: jax.Array,
+    config: EmbeddingConfig,
+) -> tuple[jax.Array, Runs]:
+    """Find the entries of keys, and load where their frames are in the same pass.
+
+    Args:
+      pages: the page table.
+      keys: as for `probe`.
+      tables: as for `probe`.
+      valid: as for `probe`.
+      config: sizes and rules.
+
+    Returns:
+      `i32[N]` as `probe`, and their runs.
+    """
+    if pages.table_sizes is not None:
+        entries = probe(pages, keys, tables, valid, config)
+        return entries, runs_of_entries(pages, entries)
+    columns = (pages.start, pages.extent)
+    entries, (start, extent) = _probe(pages, keys, tables, valid, config, columns)
+    return entries, Runs(start, jnp.where(entries == NO_ENTRY, 0, extent))
+
+
+def _probe(
+    pages: PageTable,
+    keys: Keys,
+    tables: jax.Array,
+    valid: jax.Array,
+    config: EmbeddingConfig,
+    columns: tuple[jax.Array, ...],
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Find entries by their stored keys, and load columns of them."""
     buckets = buckets_of(keys, tables, pages.extent.size // config.num_ways)
-    way = probe_page_table(
+    way, loaded = probe_and_load(
         _words(pages),
         _query(pages, keys, tables),
         buckets,
         config.num_ways,
-        implementation=config.kernels,
+        columns,
+        implementation=config.key_kernels,
     )
     found = valid & (way != NO_WAY)
-    return jnp.where(found, buckets * config.num_ways + way, NO_ENTRY)
+    return jnp.where(found, buckets * config.num_ways + way, NO_ENTRY), loaded
 
 
 def owns(

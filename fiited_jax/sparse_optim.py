@@ -82,7 +82,7 @@ class SparseOptimizer:
         slots: Any,
         values: jax.Array,
         *,
-        step: jax.Array | int | None = None,
+        learning_rate: jax.Array | None = None,
         scale: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Step frames along their summed gradients.
@@ -91,20 +91,24 @@ class SparseOptimizer:
           grads: `f32[n, C]`.
           slots: as `init` returned.
           values: `f32[n, C]`.
-          step: `i32[]` updates before this one; a learning rate that is a schedule
-            needs it.
+          learning_rate: `f32[]` from `learning_rate_at`; a schedule needs it.
           scale: `f32[n]` from `scale_of`; a `table_scale` needs it.
 
         Returns:
           New values `f32[n, C]` and new slots.
 
         Raises:
-          ValueError: if `step` or `scale` is missing where it is needed, or the
-            schedule does not return a scalar.
+          ValueError: if `learning_rate` or `scale` is missing where it is needed.
         """
+        if callable(self.learning_rate) and learning_rate is None:
+            raise ValueError(
+                "learning_rate must be given, from learning_rate_at, with a schedule"
+            )
         if self.table_scale is not None and scale is None:
             raise ValueError("scale must be given, from scale_of, with a table_scale")
-        transformation = self._transformation(self._rate(step))
+        transformation = self._transformation(
+            self.learning_rate if learning_rate is None else learning_rate
+        )
 
         def one(
             grad: jax.Array, slot: Any, value: jax.Array, scale: jax.Array | None
@@ -115,6 +119,32 @@ class SparseOptimizer:
             return cast(jax.Array, optax.apply_updates(value, update)), slot
 
         return jax.vmap(one)(grads, slots, values, scale)
+
+    def learning_rate_at(self, step: jax.Array | int | None) -> jax.Array | None:
+        """Return the learning rate of an update, by a schedule.
+
+        Args:
+          step: `i32[]` updates before this one.
+
+        Returns:
+          `f32[]`, or `None` for a learning rate that is a number.
+
+        Raises:
+          ValueError: on a schedule without a step, or that does not return a scalar.
+        """
+        if not callable(self.learning_rate):
+            return None
+        if step is None:
+            raise ValueError(
+                "step must be given: the learning rate is a schedule by the store's "
+                "step"
+            )
+        rate = jnp.asarray(self.learning_rate(step), jnp.float32)
+        if rate.shape:
+            raise ValueError(
+                f"learning_rate must return a scalar, got the shape {rate.shape}"
+            )
+        return rate
 
     def scale_of(self, tables: jax.Array) -> jax.Array | None:
         """Return the factors of frames, from the tables that own them.
@@ -179,7 +209,7 @@ class SparseOptimizer:
                 )
             specs.append(SlotSpec(name, leaf.shape, str(leaf.dtype)))
         if callable(self.learning_rate):
-            jax.eval_shape(self._rate, jax.ShapeDtypeStruct((), jnp.int32))
+            jax.eval_shape(self.learning_rate_at, jax.ShapeDtypeStruct((), jnp.int32))
         _check_elementwise(self)
         return tuple(specs)
 
@@ -193,21 +223,6 @@ class SparseOptimizer:
                 f"{type(made).__name__}"
             )
         return made
-
-    def _rate(self, step: jax.Array | int | None) -> Any:
-        if not callable(self.learning_rate):
-            return self.learning_rate
-        if step is None:
-            raise ValueError(
-                "step must be given: the learning rate is a schedule by the store's "
-                "step"
-            )
-        rate = jnp.asarray(self.learning_rate(step), jnp.float32)
-        if rate.shape:
-            raise ValueError(
-                f"learning_rate must return a scalar, got the shape {rate.shape}"
-            )
-        return rate
 
 
 def sparse(

@@ -11,14 +11,14 @@ import numpy as np
 from . import admission, invariants, memory, pinning, pruning, update
 from .admission import AdmitInfo
 from .arena import init_arena
-from .chunk_pool import init_pool, read_values
+from .chunk_pool import init_pool
 from .coarse import coarse_start, read_coarse
 from .config import EmbeddingConfig
-from .extent import frames_of_entries, gather_vectors
+from .extent import Runs, frames_of_runs, gather_vectors, runs_of_entries
 from .handle import Handle, Lookups, make_handle
 from .keys import Keys, canonicalize_ids, canonicalize_tables
 from .memory import MemoryReport
-from .page_table import init_page_table, probe
+from .page_table import init_page_table, probe, probe_runs
 from .precision import from_stored
 from .pruning import PruneInfo
 from .row_numbers import within_sizes
@@ -187,19 +187,8 @@ class EmbeddingStore:
         """
         self._check_state(state)
         self._check_handle(handle)
-        chunks = from_stored(
-            gather_vectors(state.pool.values, state.pages, handle.entries, self.config)
-        )
-        if state.shared is not None:
-            frames = frames_of_entries(state.pages, handle.entries, self.config)
-            frames = fallback_frames(handle, frames, self.config)
-            # Null frames hold zeros: one of the two is read.
-            chunks += read_values(
-                state.shared, frames, self.config.chunk_dim, self.config.kernels
-            )
-        if state.pages.coarse is not None:
-            chunks += read_coarse(state.pages, handle.entries, self.config)
-        return chunks.reshape(*handle.mask.shape, self.config.embedding_dim)
+        runs = runs_of_entries(state.pages, handle.entries)
+        return self._read(state, handle, runs)
 
     def lookup(
         self, state: EmbeddingState, ids: Ids, *, tables: Tables = 0
@@ -217,7 +206,16 @@ class EmbeddingStore:
         Raises:
           TypeError, ValueError: as `admit`.
         """
-        return self.gather(state, self.find(state, ids, tables=tables))
+        self._check_state(state)
+        lookups = self._lookups(ids, tables)
+        keys, tables = lookups.keys, lookups.tables
+        entries, runs = probe_runs(
+            state.pages, keys, tables, lookups.valid, self.config
+        )
+        handle = make_handle(lookups, entries)
+        shape = handle.entries.shape
+        runs = Runs(*(jnp.reshape(column, shape) for column in runs))
+        return self._read(state, handle, runs)
 
     def apply_gradients(
         self, state: EmbeddingState, handle: Handle, vector_grads: jax.Array
@@ -372,6 +370,17 @@ class EmbeddingStore:
         """
         self._check_state(state)
         invariants.check_invariants(state, self.config)
+
+    def _read(self, state: EmbeddingState, handle: Handle, runs: Runs) -> jax.Array:
+        """Read the vectors of a batch, given where their frames are."""
+        config, fallback = self.config, None
+        if state.shared is not None:
+            frames = fallback_frames(handle, frames_of_runs(runs, config), config)
+            fallback = state.shared.values, frames
+        chunks = from_stored(gather_vectors(state.pool.values, runs, config, fallback))
+        if state.pages.coarse is not None:
+            chunks += read_coarse(state.pages, handle.entries, runs, config)
+        return chunks.reshape(*handle.mask.shape, config.embedding_dim)
 
     def _check_state(self, state: EmbeddingState) -> None:
         """Refuse a state of another store; sizes are static, so this costs nothing."""

@@ -1,7 +1,9 @@
 """Lines of 128 values: the least that a TPU copies from its memory."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 
 __all__ = ["LANES", "check_lines"]
 
@@ -14,7 +16,7 @@ def check_lines(
     array: jax.Array,
     *,
     flat: bool = False,
-    short: bool = False,
+    short: Sequence[Any] = (),
 ) -> None:
     """Refuse what does not lie in whole lines of 32-bit values.
 
@@ -23,7 +25,7 @@ def check_lines(
       name: of the array.
       array: any.
       flat: whether lines may follow each other in one axis.
-      short: whether an even number of lines of `uint16` will do.
+      short: dtypes of 16 bits of which an even number of lines will do.
 
     Raises:
       NotImplementedError: naming all three.
@@ -34,7 +36,7 @@ def check_lines(
         raise NotImplementedError(
             f"{needs} of lines of {LANES} values, got shape {array.shape}"
         )
-    if short and are_lines and array.dtype == jnp.uint16:
+    if are_lines and array.dtype in short:
         if array.shape[0] % 2:
             raise NotImplementedError(
                 f"{needs} of an even number of lines of 16-bit values, got shape "
@@ -42,8 +44,8 @@ def check_lines(
             )
     elif array.dtype.itemsize != 4:
         raise NotImplementedError(
-            f"{needs} of 32-bit values: two lines of shorter ones share a row of "
-            f"memory; got {array.dtype}"
+            f"{needs} of 32-bit values: shorter ones share a row of memory; got "
+            f"{array.dtype} of shape {array.shape}"
         )
     if array.size >= 1 << 31:
         raise NotImplementedError(

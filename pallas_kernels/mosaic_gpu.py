@@ -12,7 +12,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .reference import NULL_FRAME
+from .places import merge_frames
+from .reference import NULL_FRAME, Fallback
 
 __all__ = ["gather_chunks"]
 
@@ -22,7 +23,12 @@ _BLOCK_BYTES = 1 << 16  # of shared memory
 
 
 def gather_chunks(
-    pool: jax.Array, frames: jax.Array, chunk_dim: int, *, interpret: Any = False
+    pool: jax.Array,
+    frames: jax.Array,
+    chunk_dim: int,
+    fallback: Fallback = None,
+    *,
+    interpret: Any = False,
 ) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`.
 
@@ -32,6 +38,7 @@ def gather_chunks(
       pool: `[P * C]` or lines `[L, w]`.
       frames: `i32[...]`.
       chunk_dim: C, at most 256, so that a chunk has a multiple of 128 bytes.
+      fallback: another pool like this, and its frames.
       interpret: as for `plgpu.kernel`.
 
     Returns:
@@ -47,13 +54,13 @@ def gather_chunks(
             f"and chunks of a multiple of {_PIECE_BYTES} bytes, got chunk_dim "
             f"{chunk_dim} and {num_bytes} bytes"
         )
-    flat = frames.reshape(-1)
+    pools, places = merge_frames(pool, frames, fallback)
     block = min(_BLOCK_BYTES // num_bytes, _MOST_VALUES)
-    num_blocks = -(-flat.size // block)
+    num_blocks = -(-places.size // block)
     if not num_blocks:
         return jnp.zeros((*frames.shape, chunk_dim), pool.dtype)
-    missing = num_blocks * block - flat.size
-    padded = jnp.pad(flat, (0, missing), constant_values=NULL_FRAME)
+    missing = num_blocks * block - places.size
+    padded = jnp.pad(places.reshape(-1), (0, missing), constant_values=NULL_FRAME)
     chunks = plgpu.kernel(
         _gather_block,
         out_type=jax.ShapeDtypeStruct((padded.size, chunk_dim), pool.dtype),
@@ -65,27 +72,34 @@ def gather_chunks(
         ],
         interpret=interpret or None,
         kernel_name="gather_chunks",
-    )(padded, pool.reshape(-1, chunk_dim))
-    return chunks[: flat.size].reshape(*frames.shape, chunk_dim)
+    )(padded, *(one.reshape(-1, chunk_dim) for one in pools))
+    return chunks[: places.size].reshape(*frames.shape, chunk_dim)
 
 
-def _gather_block(frames: Any, pool: Any, chunks: Any, rows: Any, arrival: Any) -> None:
+def _gather_block(places: Any, *refs: Any) -> None:
     """Read the chunks of a block, all copies in flight at once.
 
     Args:
-      frames: `i32[n]`.
-      pool: `[P, C]`.
-      chunks: `[n, C]`, to be written.
-      rows: `[B, C]` of shared memory.
-      arrival: a barrier that B copies arrive at.
+      places: `i32[n]`, as `merge_frames` returns them.
+      *refs: the pools, each `[P, C]`; `[n, C]` the chunks, to be written; `[B, C]` of
+        shared memory; and a barrier that B copies arrive at.
     """
+    *pools, chunks, rows, arrival = refs
     block = rows.shape[0]
     first = lax.axis_index("block") * block
 
-    def start(row: Any, _: None) -> None:
+    def copy(pool: Any, frame: Any, row: Any) -> None:
         plgpu.copy_gmem_to_smem(
-            pool.at[pl.ds(frames[first + row], 1)], rows.at[pl.ds(row, 1)], arrival
+            pool.at[pl.ds(frame, 1)], rows.at[pl.ds(row, 1)], arrival
         )
+
+    def start(row: Any, _: None) -> None:
+        place = places[first + row]
+        if len(pools) == 1:
+            copy(pools[0], place, row)
+            return
+        pl.when(place >= NULL_FRAME)(lambda: copy(pools[0], place, row))
+        pl.when(place < NULL_FRAME)(lambda: copy(pools[1], -place, row))
 
     lax.fori_loop(0, block, start, None)
     plgpu.barrier_wait(arrival)

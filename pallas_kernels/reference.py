@@ -12,23 +12,28 @@ __all__ = [
     "NO_WAY",
     "NULL_FRAME",
     "Update",
+    "frames_of_runs",
     "gather_chunks",
     "gather_runs",
-    "probe_page_table",
+    "probe_and_load",
     "scatter_chunks",
     "update_chunks",
 ]
 
 Arrays = tuple[jax.Array, ...]
+Fallback = tuple[jax.Array, jax.Array] | None
 Update = Callable[[Arrays, Arrays], tuple[Arrays, jax.Array]]
 
 NULL_FRAME = 0  # the frame of an absent chunk: always zeros, never written
 NO_WAY = -1  # what a probe answers for a key that is not there
 
 
-def gather_chunks(pool: jax.Array, frames: jax.Array, chunk_dim: int) -> jax.Array:
+def gather_chunks(
+    pool: jax.Array, frames: jax.Array, chunk_dim: int, fallback: Fallback = None
+) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`."""
-    return gather_windows(pool, frames, chunk_dim)
+    chunks = gather_windows(pool, frames, chunk_dim)
+    return _or_fallback(chunks, frames, fallback)
 
 
 def gather_runs(
@@ -37,14 +42,11 @@ def gather_runs(
     lengths: jax.Array,
     chunk_dim: int,
     num_chunks: int,
+    fallback: Fallback = None,
 ) -> jax.Array:
     """Read runs of frames; see `pallas_kernels.api.gather_runs`."""
     chunks = lax.broadcasted_iota(jnp.int32, (*starts.shape, num_chunks), starts.ndim)
     is_held = chunks < lengths[..., None]
-
-    def by_chunks() -> jax.Array:
-        frames = jnp.where(is_held, starts[..., None] + chunks, NULL_FRAME)
-        return gather_windows(pool, frames, chunk_dim)
 
     # A run is consecutive in memory: one read, and what lies behind it is blanked.
     def by_runs() -> jax.Array:
@@ -59,11 +61,34 @@ def gather_runs(
         windows = windows.reshape(*is_held.shape, chunk_dim)
         return jnp.where(is_held[..., None], windows, 0)
 
+    def by_chunks() -> jax.Array:
+        # Not those below: this is seldom called, and what it needs with it.
+        frames = frames_of_runs(starts, lengths, num_chunks)
+        return gather_windows(pool, frames, chunk_dim)
+
+    frames = frames_of_runs(starts, lengths, num_chunks)
     last = pool.size // chunk_dim - num_chunks
     if last < 0:
-        return by_chunks()
+        return _or_fallback(by_chunks(), frames, fallback)
     leaves_pool = jnp.any((lengths > 0) & (starts > last))
-    return lax.cond(leaves_pool, by_chunks, by_runs)
+    chunks = lax.cond(leaves_pool, by_chunks, by_runs)
+    return _or_fallback(chunks, frames, fallback)
+
+
+def frames_of_runs(starts: jax.Array, lengths: jax.Array, num_chunks: int) -> jax.Array:
+    """Return the frames of runs, `i32[..., K]`, `NULL_FRAME` behind their end."""
+    chunks = lax.broadcasted_iota(jnp.int32, (*starts.shape, num_chunks), starts.ndim)
+    return jnp.where(
+        chunks < lengths[..., None], starts[..., None] + chunks, NULL_FRAME
+    )
+
+
+def _or_fallback(chunks: jax.Array, frames: jax.Array, fallback: Fallback) -> jax.Array:
+    """Read elsewhere what null frames lack, if there is such a place."""
+    if fallback is None:
+        return chunks
+    others = gather_windows(*fallback, chunks.shape[-1])
+    return jnp.where(frames[..., None] != NULL_FRAME, chunks, others)
 
 
 def scatter_chunks(pool: jax.Array, frames: jax.Array, chunks: jax.Array) -> jax.Array:
@@ -71,19 +96,26 @@ def scatter_chunks(pool: jax.Array, frames: jax.Array, chunks: jax.Array) -> jax
     return scatter_windows(pool, jnp.where(frames == NULL_FRAME, -1, frames), chunks)
 
 
-def probe_page_table(
-    words: tuple[jax.Array, ...],
-    queries: tuple[jax.Array, ...],
+def probe_and_load(
+    words: Arrays,
+    queries: Arrays,
     buckets: jax.Array,
     num_ways: int,
-) -> jax.Array:
-    """Find each query in its bucket; see `pallas_kernels.api.probe_page_table`."""
+    columns: Arrays,
+) -> tuple[jax.Array, Arrays]:
+    """Find each query in its bucket; see `pallas_kernels.api.probe_and_load`."""
     match = jnp.ones((*buckets.shape, num_ways), bool)
     for word, query in zip(words, queries, strict=True):
         match &= gather_windows(word, buckets, num_ways) == query[..., None]
     ways = lax.broadcasted_iota(jnp.int32, match.shape, match.ndim - 1)
     way = jnp.min(jnp.where(match, ways, num_ways), axis=-1)
-    return jnp.where(way < num_ways, way, NO_WAY)
+    is_found = way < num_ways
+    entries = jnp.where(is_found, buckets * num_ways + way, 0)
+    loaded = tuple(
+        jnp.where(is_found, gather_windows(column, entries, 1)[..., 0], 0)
+        for column in columns
+    )
+    return jnp.where(is_found, way, NO_WAY), loaded
 
 
 def update_chunks(

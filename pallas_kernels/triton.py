@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from .reference import NO_WAY, NULL_FRAME, Arrays, Update
+from .places import merge_frames
+from .reference import NO_WAY, NULL_FRAME, Arrays, Fallback, Update
 
-__all__ = ["gather_chunks", "probe_page_table", "update_chunks"]
+__all__ = ["gather_chunks", "probe_and_load", "update_chunks"]
 
 _FLOATS = (jnp.float32, jnp.float16, jnp.bfloat16)
 _VALUES = 2048  # per program
@@ -22,7 +23,12 @@ _NUM_WARPS = 4
 
 
 def gather_chunks(
-    pool: jax.Array, frames: jax.Array, chunk_dim: int, *, interpret: bool = False
+    pool: jax.Array,
+    frames: jax.Array,
+    chunk_dim: int,
+    fallback: Fallback = None,
+    *,
+    interpret: bool = False,
 ) -> jax.Array:
     """Read `pool[frames]`; see `pallas_kernels.api.gather_chunks`.
 
@@ -30,6 +36,7 @@ def gather_chunks(
       pool: `[P * C]` or lines `[L, w]`, fewer than 2^31 values.
       frames: `i32[...]`.
       chunk_dim: C, a power of 2.
+      fallback: another pool like this, and its frames.
       interpret: as for `pl.pallas_call`.
 
     Returns:
@@ -38,77 +45,79 @@ def gather_chunks(
     Raises:
       NotImplementedError: on another C, and on a larger pool.
     """
+    pools, places = merge_frames(pool, frames, fallback)
     _check("chunk_dim", chunk_dim, pool)
-    flat = frames.reshape(-1)
     block = max(_VALUES // chunk_dim, 1)
-    num_blocks = -(-flat.size // block)
-    if max(pool.size, num_blocks * block * chunk_dim) >= 1 << 31:
+    num_blocks = -(-places.size // block)
+    most = max(one.size for one in pools)
+    if max(most, num_blocks * block * chunk_dim) >= 1 << 31:
         raise NotImplementedError(
-            "implementation='triton' needs pool and result to have fewer than 2^31 "
-            f"values, got shapes {pool.shape} and {(*frames.shape, chunk_dim)}"
+            "implementation='triton' needs pools and result to have fewer than 2^31 "
+            f"values, got {most} and shape {(*frames.shape, chunk_dim)}"
         )
     if not num_blocks:
         return jnp.zeros((*frames.shape, chunk_dim), pool.dtype)
     chunks = pl.pallas_call(
         functools.partial(_gather_block, block=block, chunk_dim=chunk_dim),
-        out_shape=jax.ShapeDtypeStruct((flat.size, chunk_dim), pool.dtype),
+        out_shape=jax.ShapeDtypeStruct((places.size, chunk_dim), pool.dtype),
         grid=(num_blocks,),
-        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * 2,
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (1 + len(pools)),
         out_specs=pl.BlockSpec(memory_space=pl.ANY),
         compiler_params=plgpu.CompilerParams(num_warps=_NUM_WARPS),
         interpret=interpret,
         name="gather_chunks",
-    )(flat, pool.reshape(-1))
+    )(places.reshape(-1), *(one.reshape(-1) for one in pools))
     return chunks.reshape(*frames.shape, chunk_dim)
 
 
-def _gather_block(
-    frames: Any, pool: Any, chunks: Any, *, block: int, chunk_dim: int
-) -> None:
+def _gather_block(places: Any, *refs: Any, block: int, chunk_dim: int) -> None:
     """Read the chunks of a block; a null frame reads nothing.
 
     Args:
-      frames: `i32[n]`.
-      pool: `[P * C]`.
-      chunks: `[n, C]`, to be written.
+      places: `i32[n]`, as `merge_frames` returns them.
+      *refs: the pools, each `[P * C]`; and `[n, C]` the chunks, to be written.
       block: frames per program.
       chunk_dim: C.
     """
+    *pools, chunks = refs
     rows = pl.program_id(0) * block + jnp.arange(block)
     columns = jnp.arange(chunk_dim)[None, :]
-    exists = rows < frames.shape[0]
-    frame = plgpu.load(frames.at[rows], mask=exists, other=NULL_FRAME)
-    values = plgpu.load(
-        pool.at[frame[:, None] * chunk_dim + columns],
-        mask=jnp.broadcast_to((frame != NULL_FRAME)[:, None], (block, chunk_dim)),
-        other=0,
-    )
+    exists = rows < places.shape[0]
+    place = plgpu.load(places.at[rows], mask=exists, other=NULL_FRAME)
+    values = jnp.zeros((block, chunk_dim), chunks.dtype)
+    for pool, frame in zip(pools, (place, -place), strict=False):
+        is_read = jnp.broadcast_to((frame > NULL_FRAME)[:, None], values.shape)
+        values = plgpu.load(
+            pool.at[frame[:, None] * chunk_dim + columns], mask=is_read, other=values
+        )
     plgpu.store(
         chunks.at[rows[:, None], columns],
         values,
-        mask=jnp.broadcast_to(exists[:, None], (block, chunk_dim)),
+        mask=jnp.broadcast_to(exists[:, None], values.shape),
     )
 
 
-def probe_page_table(
+def probe_and_load(
     words: Arrays,
     queries: Arrays,
     buckets: jax.Array,
     num_ways: int,
+    columns: Arrays,
     *,
     interpret: bool = False,
-) -> jax.Array:
-    """Find each query in its bucket; see `pallas_kernels.api.probe_page_table`.
+) -> tuple[jax.Array, Arrays]:
+    """Find each query in its bucket; see `pallas_kernels.api.probe_and_load`.
 
     Args:
       words: each `[num_buckets * W]` integers, fewer than 2^31.
       queries: each `[...]`, one per word.
       buckets: `i32[...]`, all in range.
       num_ways: W, a power of 2.
+      columns: each `[num_buckets * W]` integers.
       interpret: as for `pl.pallas_call`.
 
     Returns:
-      `i32[...]`.
+      `i32[...]` ways, and per column what is loaded.
 
     Raises:
       NotImplementedError: on another W, and on longer words.
@@ -122,14 +131,19 @@ def probe_page_table(
             "implementation='triton' needs words and queries of fewer than 2^31, got "
             f"shapes {words[0].shape} and {buckets.shape}"
         )
+    dtypes = [jnp.dtype(jnp.int32), *(column.dtype for column in columns)]
     if not num_blocks:
-        return jnp.zeros(buckets.shape, jnp.int32)
-    ways = pl.pallas_call(
-        functools.partial(_probe_block, block=block, num_ways=num_ways),
-        out_shape=jax.ShapeDtypeStruct((buckets.size,), jnp.int32),
+        ways, *loaded = (jnp.zeros(buckets.shape, dtype) for dtype in dtypes)
+        return ways, tuple(loaded)
+    ways, *loaded = pl.pallas_call(
+        functools.partial(
+            _probe_block, block=block, num_ways=num_ways, num_words=len(words)
+        ),
+        out_shape=[jax.ShapeDtypeStruct((buckets.size,), dtype) for dtype in dtypes],
         grid=(num_blocks,),
-        in_specs=[pl.BlockSpec(memory_space=pl.ANY)] * (1 + 2 * len(words)),
-        out_specs=pl.BlockSpec(memory_space=pl.ANY),
+        in_specs=[pl.BlockSpec(memory_space=pl.ANY)]
+        * (1 + 2 * len(words) + len(columns)),
+        out_specs=[pl.BlockSpec(memory_space=pl.ANY)] * len(dtypes),
         compiler_params=plgpu.CompilerParams(num_warps=_NUM_WARPS),
         interpret=interpret,
         name="probe_page_table",
@@ -137,22 +151,34 @@ def probe_page_table(
         buckets.reshape(-1),
         *(query.reshape(-1) for query in queries),
         *(word.reshape(-1) for word in words),
+        *(column.reshape(-1) for column in columns),
     )
-    return ways.reshape(buckets.shape)
+    return ways.reshape(buckets.shape), tuple(
+        one.reshape(buckets.shape) for one in loaded
+    )
 
 
-def _probe_block(buckets: Any, *refs: Any, block: int, num_ways: int) -> None:
+def _probe_block(
+    buckets: Any, *refs: Any, block: int, num_ways: int, num_words: int
+) -> None:
     """Compare the queries of a block with the ways of their buckets.
 
     Args:
       buckets: `i32[n]`.
-      *refs: `[n]` per word what is looked for; the words, `[num_buckets * W]`; and
-        `i32[n]` the ways, to be written.
+      *refs: `[n]` per word what is looked for; the words, then the columns, each
+        `[num_buckets * W]`; `i32[n]` the ways and `[n]` per column what it holds, to be
+        written.
       block: queries per program.
       num_ways: W.
+      num_words: of a key.
     """
-    num_words = len(refs) // 2
-    queries, words, found = refs[:num_words], refs[num_words:-1], refs[-1]
+    queries, words, refs = (
+        refs[:num_words],
+        refs[num_words:][:num_words],
+        refs[2 * num_words :],
+    )
+    num_columns = len(refs) // 2
+    columns, (found, *loaded) = refs[:num_columns], refs[num_columns:]
     rows = pl.program_id(0) * block + jnp.arange(block)
     ways = jnp.arange(num_ways)[None, :]
     exists = rows < buckets.shape[0]
@@ -163,9 +189,13 @@ def _probe_block(buckets: Any, *refs: Any, block: int, num_ways: int) -> None:
         wanted = plgpu.load(query.at[rows], mask=exists, other=0)
         held = plgpu.load(word.at[places], mask=is_read, other=0)
         matches &= held == wanted[:, None]
-    way = jnp.min(jnp.where(matches, ways, num_ways), axis=1)
-    way = jnp.where(way < num_ways, way, NO_WAY)
-    plgpu.store(found.at[rows], way.astype(jnp.int32), mask=exists)
+    way = jnp.min(jnp.where(matches, ways, num_ways), axis=1).astype(jnp.int32)
+    is_found = way < num_ways
+    plgpu.store(found.at[rows], jnp.where(is_found, way, NO_WAY), mask=exists)
+    entry = bucket * num_ways + way
+    for column, out in zip(columns, loaded, strict=True):
+        held = plgpu.load(column.at[entry], mask=is_found, other=0)
+        plgpu.store(out.at[rows], held, mask=exists)
 
 
 def update_chunks(

@@ -14,7 +14,9 @@ __all__ = ["CASES", "Case"]
 _NUM_FRAMES = 1 << 20
 _CHUNK_DIM = 16
 _NUM_LOOKUPS = 1 << 12
+_NUM_CHUNKS = 4
 _NUM_WAYS = 32
+_WITH_SPARSECORES = ("v5p", "v6e")
 
 
 class Case(NamedTuple):
@@ -54,10 +56,41 @@ _PROBED = (
 )
 
 
+# What else an entry holds: its first frame, and how many.
+_LOADED = (*_PROBED, _of(_NUM_FRAMES), _of(_NUM_FRAMES, dtype=jnp.uint8))
+
+
 def _gather_chunks(implementation: api.Implementation) -> Callable[..., jax.Array]:
     return functools.partial(
         api.gather_chunks, chunk_dim=_CHUNK_DIM, implementation=implementation
     )
+
+
+def _gather_runs(
+    implementation: api.Implementation, chunk_dim: int = _CHUNK_DIM
+) -> Callable[..., jax.Array]:
+    def gather_runs(
+        pool: jax.Array,
+        starts: jax.Array,
+        lengths: jax.Array,
+        others: jax.Array,
+        frames: jax.Array,
+    ) -> jax.Array:
+        return api.gather_runs(
+            pool,
+            starts,
+            lengths,
+            chunk_dim,
+            _NUM_CHUNKS,
+            fallback=(others, frames),
+            implementation=implementation,
+        )
+
+    return gather_runs
+
+
+def _scatter_chunks(implementation: api.Implementation) -> Callable[..., jax.Array]:
+    return functools.partial(api.scatter_chunks, implementation=implementation)
 
 
 def _probe(implementation: api.Implementation) -> Callable[..., jax.Array]:
@@ -73,6 +106,28 @@ def _probe(implementation: api.Implementation) -> Callable[..., jax.Array]:
             (low_query, owner_query),
             buckets,
             _NUM_WAYS,
+            implementation=implementation,
+        )
+
+    return probe
+
+
+def _probe_and_load(implementation: api.Implementation) -> Callable[..., Any]:
+    def probe(
+        low: jax.Array,
+        owner: jax.Array,
+        low_query: jax.Array,
+        owner_query: jax.Array,
+        buckets: jax.Array,
+        start: jax.Array,
+        extent: jax.Array,
+    ) -> Any:
+        return api.probe_and_load(
+            (low, owner),
+            (low_query, owner_query),
+            buckets,
+            _NUM_WAYS,
+            (start, extent),
             implementation=implementation,
         )
 
@@ -111,6 +166,14 @@ def _update(implementation: api.Implementation) -> Callable[..., Any]:
     return update
 
 
+_RUNS = (
+    _POOL,
+    _of(_NUM_LOOKUPS // _NUM_CHUNKS),
+    _of(_NUM_LOOKUPS // _NUM_CHUNKS),
+    _of(1 << 12, 128, dtype=jnp.float32),
+    _of(_NUM_LOOKUPS // _NUM_CHUNKS, _NUM_CHUNKS),
+)
+_WRITTEN = (_POOL, _FRAMES, _CHUNKS)
 _UPDATED = (_POOL, _POOL, _FRAMES, _CHUNKS, _of(dtype=jnp.float32))
 
 CASES = {
@@ -124,7 +187,7 @@ CASES = {
         (),
         "gather_chunks",
         "tpu",
-        ("v5p", "v6e"),
+        _WITH_SPARSECORES,
     ),
     "gather_chunks/mosaic_gpu": Case(
         functools.partial(
@@ -138,16 +201,50 @@ CASES = {
     "gather_chunks/triton": Case(
         _gather_chunks("triton"), (_POOL, _FRAMES), (), "gather_chunks", "gpu"
     ),
-    "gather_runs/xla": Case(
-        functools.partial(api.gather_runs, chunk_dim=_CHUNK_DIM, num_chunks=4),
-        (_POOL, _FRAMES, _FRAMES),
+    "gather_runs/xla": Case(_gather_runs("xla"), _RUNS),
+    "gather_runs/mosaic_tpu": Case(
+        _gather_runs("mosaic_tpu"), _RUNS, (), "gather_chunks", "tpu"
     ),
-    "scatter_chunks/xla": Case(
-        api.scatter_chunks, (_POOL, _FRAMES, _CHUNKS), donate=(0,)
+    "gather_runs/sparsecore": Case(
+        _gather_runs("sparsecore"),
+        _RUNS,
+        (),
+        "gather_chunks",
+        "tpu",
+        _WITH_SPARSECORES,
+    ),
+    "gather_runs/mosaic_gpu": Case(
+        _gather_runs("mosaic_gpu", 2 * _CHUNK_DIM), _RUNS, (), "gather_chunks", "gpu"
+    ),
+    "gather_runs/triton": Case(
+        _gather_runs("triton"), _RUNS, (), "gather_chunks", "gpu"
+    ),
+    "scatter_chunks/xla": Case(_scatter_chunks("xla"), _WRITTEN, (0,)),
+    "scatter_chunks/mosaic_tpu": Case(
+        _scatter_chunks("mosaic_tpu"), _WRITTEN, (0,), "update_chunks", "tpu"
+    ),
+    "scatter_chunks/sparsecore": Case(
+        _scatter_chunks("sparsecore"),
+        _WRITTEN,
+        (0,),
+        "update_chunks",
+        "tpu",
+        _WITH_SPARSECORES,
+    ),
+    "scatter_chunks/triton": Case(
+        _scatter_chunks("triton"), _WRITTEN, (0,), "update_chunks", "gpu"
     ),
     "update_chunks/xla": Case(_update("xla"), _UPDATED, donate=(0, 1)),
     "update_chunks/mosaic_tpu": Case(
         _update("mosaic_tpu"), _UPDATED, (0, 1), "update_chunks", "tpu"
+    ),
+    "update_chunks/sparsecore": Case(
+        _update("sparsecore"),
+        _UPDATED,
+        (0, 1),
+        "update_chunks",
+        "tpu",
+        _WITH_SPARSECORES,
     ),
     "update_chunks/triton": Case(
         _update("triton"), _UPDATED, (0, 1), "update_chunks", "gpu"
@@ -159,9 +256,16 @@ CASES = {
     "probe_page_table/triton": Case(
         _probe("triton"), _PROBED, (), "probe_page_table", "gpu"
     ),
+    "probe_and_load/xla": Case(_probe_and_load("xla"), _LOADED),
+    "probe_and_load/mosaic_tpu": Case(
+        _probe_and_load("mosaic_tpu"), _LOADED, (), "probe_page_table", "tpu"
+    ),
+    "probe_and_load/triton": Case(
+        _probe_and_load("triton"), _LOADED, (), "probe_page_table", "gpu"
+    ),
 }
 """The operations, named `operation/implementation`.
 
 Pools of 2^20 frames of 16 float32, page tables of 2^20 entries in buckets of 32, and
-2^12 lookups.
+2^12 lookups of a chunk or key; runs are read with a fallback.
 """

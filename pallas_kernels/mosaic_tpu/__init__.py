@@ -5,5 +5,5 @@ copied from it.
 """
 
 from .gather import gather_chunks as gather_chunks
-from .probe import probe_page_table as probe_page_table
+from .probe import probe_and_load as probe_and_load
 from .update import update_chunks as update_chunks

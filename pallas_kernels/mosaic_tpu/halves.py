@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -17,10 +18,12 @@ from ..lines import LANES
 __all__ = [
     "HALF",
     "as_32_bits",
+    "bits_of_window",
     "half_shift",
     "lines_at",
     "lines_per_copy",
     "own_lanes",
+    "window_of_bits",
 ]
 
 HALF = np.uint32(0xFFFF)
@@ -40,6 +43,22 @@ def lines_at(number: Any, dtype: Any) -> Any:
     """Return the slice of lines that are copied together."""
     size = lines_per_copy(dtype)
     return pl.ds(pl.multiple_of(number * size, size), size)
+
+
+def window_of_bits(bits: jax.Array, dtype: Any) -> jax.Array:
+    """Return the values of a dtype that `as_32_bits` of it hold, 16 bits in halves."""
+    if dtype == jnp.bfloat16:
+        # The upper half of a float32, so that there is no arithmetic in 16 bits.
+        return lax.bitcast_convert_type(bits << 16, jnp.float32).astype(dtype)
+    return bits.astype(dtype)
+
+
+def bits_of_window(window: jax.Array) -> jax.Array:
+    """Return values as `window_of_bits` takes them."""
+    if window.dtype == jnp.bfloat16:
+        wide = lax.bitcast_convert_type(window.astype(jnp.float32), jnp.uint32)
+        return wide >> 16
+    return window.astype(as_32_bits(window.dtype))
 
 
 def half_shift(frame: Any, width: int) -> jax.Array:

@@ -15,10 +15,12 @@ from ..windows import gather_windows
 from .halves import (
     HALF,
     as_32_bits,
+    bits_of_window,
     half_shift,
     lines_at,
     lines_per_copy,
     own_lanes,
+    window_of_bits,
 )
 from .powers import with_float_powers
 
@@ -43,8 +45,8 @@ def update_chunks(
     moved by twos, as they lie in memory.
 
     Args:
-      arrays: each `[L, 128]` lines of 32-bit values, or of `uint16` with L even; or
-        `[P]` 32-bit values with P a multiple of 128.
+      arrays: each `[L, 128]` lines of 32-bit values, or of `uint16` or `bfloat16` with
+        L even; or `[P]` 32-bit values with P a multiple of 128.
       frames: `i32[n]`, distinct but for `NULL_FRAME`, all in range.
       operands: each `[n, k]` of 32-bit values, or a scalar.
       update: of rows.
@@ -58,7 +60,8 @@ def update_chunks(
       NotImplementedError: on arrays that are not made of such lines.
     """
     for array, width in zip(arrays, widths, strict=True):
-        check_lines("mosaic_tpu", "arrays", array, flat=True, short=True)
+        short = (jnp.uint16, jnp.bfloat16)  # what `window_of_bits` knows
+        check_lines("mosaic_tpu", "arrays", array, flat=True, short=short)
         if LANES % width:
             raise NotImplementedError(
                 "implementation='mosaic_tpu' needs widths that divide 128: a line is "
@@ -317,13 +320,12 @@ def _update_block(
         one.arrive()
     lax.fori_loop(0, _BLOCK, unpack, None)
     windows = tuple(
-        one.chunks[:, : one.width].astype(one.landing.dtype) for one in held
+        window_of_bits(one.chunks[:, : one.width], one.landing.dtype) for one in held
     )
     given = tuple(row[0] if len(row.shape) == 1 else row[...] for row in rows)
     windows, accepts = with_float_powers(update)(windows, given)
     for one, window in zip(held, windows, strict=True):
-        window = window.astype(one.landing.dtype)
-        one.chunks[:, : one.width] = window.astype(one.chunks.dtype)
+        one.chunks[:, : one.width] = bits_of_window(window.astype(one.landing.dtype))
     accepted[...] = accepts.astype(jnp.int32)
     square = (_BLOCK, _BLOCK)
     is_own = lax.broadcasted_iota(jnp.int32, square, 0) == lax.broadcasted_iota(

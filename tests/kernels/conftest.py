@@ -36,7 +36,7 @@ def interpreted(monkeypatch):
 
         monkeypatch.setattr(module, name, run)
 
-    for name in ("gather_chunks", "probe_page_table", "update_chunks"):
+    for name in ("gather_chunks", "probe_and_load", "update_chunks"):
         wrap(triton, name, True)
         wrap(mosaic_tpu, name, RACES)
     return called

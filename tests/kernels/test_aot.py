@@ -13,6 +13,10 @@ from pallas_kernels.aot.__main__ import main
 from pallas_kernels.aot.compiling import kernel_names
 
 ALL_KERNELS = ["gather_chunks", "probe_page_table", "update_chunks"]
+KERNELS = {
+    name: [] if case.kernel is None else [case.kernel]
+    for name, case in aot.CASES.items()
+} | {"update_chunks/sparsecore": ["gather_chunks", "update_chunks"]}
 
 
 def run(*arguments):
@@ -28,19 +32,16 @@ def test_every_operation_compiles_without_a_temporary_of_the_order_of_the_pool(t
     cases = json.loads(done.stdout)["cases"]
     meant = {k for k, c in aot.CASES.items() if c.platform != "gpu"}
     if target == "v5e":  # it has no SparseCores
-        meant.remove("gather_chunks/sparsecore")
+        meant = {name for name in meant if not name.endswith("/sparsecore")}
     assert cases.keys() == meant
     for name, case in cases.items():
-        assert case["temporary_share"] < 0.05, name
         assert case["argument_bytes"] > 1 << 20, name
-    for name in ALL_KERNELS:
-        assert cases[f"{name}/mosaic_tpu"]["kernels"] == [name]
-        assert cases[f"{name}/xla"]["kernels"] == []
-    if target != "v5e":
-        assert cases["gather_chunks/sparsecore"]["kernels"] == ["gather_chunks"]
-    for name in ("xla", "mosaic_tpu"):  # in place, values and optimizer state
-        assert cases[f"update_chunks/{name}"]["aliased_bytes"] == 1 << 27
-    assert cases["scatter_chunks/xla"]["aliased_bytes"] == 1 << 26  # in place
+        assert case["temporary_share"] < 0.05, name
+        assert case["kernels"] == KERNELS[name], name
+        if name.startswith("update_chunks"):  # in place, values and optimizer state
+            assert case["aliased_bytes"] == 1 << 27, name
+        if name.startswith("scatter_chunks"):
+            assert case["aliased_bytes"] == 1 << 26, name
 
 
 @pytest.mark.slow
@@ -53,14 +54,24 @@ def test_kernels_need_next_to_nothing_where_xla_pads_rows():
     named = {k: c for k, c in cases.items() if aot.CASES[k].kernel is not None}
     assert {f"{name}/mosaic_tpu" for name in ALL_KERNELS} <= named.keys()
     for name, case in named.items():
-        assert case["temporary_share"] < 0.05, name
+        assert case["kernels"] == KERNELS[name]
+        # XLA works out what SparseCores read and write.
+        limit = 0.07 if name == "update_chunks/sparsecore" else 0.05
+        assert case["temporary_share"] < limit, name
     for name, case in cases.items():
         assert case["temporary_bytes"] < 1 << 25, name  # half of the pool
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["mosaic_tpu_step", "mosaic_tpu_adam_step"])
-@pytest.mark.parametrize("target", ["v5e", "v5p", "v6e"])
+@pytest.mark.parametrize(
+    ("target", "step"),
+    [
+        (target, step)
+        for target in ("v5e", "v5p", "v6e")
+        for step in ("mosaic_tpu_step", "mosaic_tpu_adam_step", "sparsecore_step")
+        if (target, step) != ("v5e", "sparsecore_step")
+    ],
+)
 def test_the_step_of_a_store_compiles_with_its_kernels(target, step):
     pytest.importorskip("libtpu")
     name = f"fiited_jax.chip_cases:{step}"

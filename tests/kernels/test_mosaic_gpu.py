@@ -44,6 +44,16 @@ def test_it_reads_what_the_reference_reads(chunk_dim, dtype, shape, monkeypatch)
     np.testing.assert_array_equal(read, expected)
 
 
+def test_what_stands_in_for_null_frames_is_read_in_the_same_pass(monkeypatch):
+    monkeypatch.setattr(mosaic_gpu, "_BLOCK_BYTES", 1024)
+    pool, frames = make_pool(30, 32), make_frames((3, 7), 30)
+    fallback = -make_pool(9, 32), make_frames((3, 7), 9)[::-1]
+    read = mosaic_gpu.gather_chunks(pool, frames, 32, fallback, interpret=INTERPRET)
+    expected = pk.gather_chunks(pool, frames, 32, fallback=fallback)
+    assert np.any(expected < 0)
+    np.testing.assert_array_equal(read, expected)
+
+
 def test_nothing_is_read_for_no_frames():
     read = mosaic_gpu.gather_chunks(make_pool(9, 32), jnp.zeros((0, 4), jnp.int32), 32)
     assert read.shape == (0, 4, 32)

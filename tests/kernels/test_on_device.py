@@ -68,6 +68,42 @@ def test_chunks_are_read_exactly(implementation, chunk_dim, num_lookups):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("implementation", [TRITON, MOSAIC_TPU, SPARSECORE])
+@pytest.mark.parametrize("num_lookups", NUM_LOOKUPS)
+@pytest.mark.parametrize("chunk_dim", [4, 32])
+def test_what_stands_in_is_read_exactly(implementation, chunk_dim, num_lookups):
+    pool, frames = make_pool(chunk_dim), make_frames(num_lookups, distinct=False)
+    fallback = -pool, jnp.asarray(np.roll(frames, 1))
+    read = jax.jit(pk.gather_chunks, static_argnums=2, static_argnames="implementation")
+    got = read(
+        pool,
+        jnp.asarray(frames),
+        chunk_dim,
+        fallback=fallback,
+        implementation=implementation,
+    )
+    values = np.asarray(pool).reshape(-1, chunk_dim)
+    others = -values[np.roll(frames, 1)]
+    expected = np.where(frames[:, None] == 0, others, values[frames])
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("implementation", [TRITON, MOSAIC_TPU, SPARSECORE])
+@pytest.mark.parametrize("num_lookups", NUM_LOOKUPS)
+@pytest.mark.parametrize("chunk_dim", [1, 4, 16])
+def test_chunks_are_overwritten_exactly(implementation, chunk_dim, num_lookups):
+    pool, frames = make_pool(chunk_dim), make_frames(num_lookups, distinct=True)
+    rng = np.random.default_rng(0)
+    chunks = rng.normal(size=(num_lookups, chunk_dim)).astype(np.float32)
+    expected = np.array(pool).reshape(-1, chunk_dim)
+    expected[frames[frames > 0]] = chunks[frames > 0]
+    write = jax.jit(
+        pk.scatter_chunks, donate_argnums=0, static_argnames="implementation"
+    )
+    got = write(pool, frames, jnp.asarray(chunks), implementation=implementation)
+    np.testing.assert_array_equal(np.asarray(got).reshape(expected.shape), expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_lookups", NUM_LOOKUPS)
 @pytest.mark.parametrize("chunk_dim", [32, 128])
@@ -95,11 +131,18 @@ def test_other_dtypes_are_read_exactly(implementation, dtype):
     np.testing.assert_array_equal(got, np.asarray(pool).reshape(-1, 8)[frames])
 
 
-@pytest.mark.parametrize("implementation", [TRITON, MOSAIC_TPU])
 @pytest.mark.parametrize("num_lookups", NUM_LOOKUPS)
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [(name, np.float32) for name in OPTIMIZERS] + [("adagrad", np.uint16)],
+    ("implementation", "name", "dtype"),
+    [
+        pytest.param(*one.values, name, np.float32, marks=one.marks)
+        for one in (TRITON, MOSAIC_TPU, SPARSECORE)
+        for name in OPTIMIZERS
+    ]
+    + [
+        pytest.param(*one.values, "adagrad", np.uint16, marks=one.marks)
+        for one in (TRITON, MOSAIC_TPU)
+    ],
 )
 def test_frames_step_as_by_xla(implementation, name, dtype, num_lookups):
     optimizer, chunk_dim = OPTIMIZERS[name], 16
@@ -144,7 +187,7 @@ def test_keys_are_found_as_by_xla(implementation, num_lookups):
     assert num_lookups < 2000 or len(np.unique(found[0])) == 33
 
 
-@pytest.mark.parametrize("implementation", [TRITON, MOSAIC_TPU])
+@pytest.mark.parametrize("implementation", [TRITON, MOSAIC_TPU, SPARSECORE])
 @pytest.mark.parametrize("fallback", ["zero", "shared"])
 def test_a_store_trains_as_by_xla(implementation, fallback):
     num_ids, rng = 1 << 15, np.random.default_rng(0)

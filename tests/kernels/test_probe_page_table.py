@@ -48,7 +48,7 @@ def test_triton_finds_what_the_reference_and_a_loop_find(
     num_ways, dtypes, small_blocks
 ):
     case = make_case((7, 11), num_ways, dtypes)
-    found = triton.probe_page_table(*case, interpret=True)
+    found = triton.probe_and_load(*case, (), interpret=True)[0]
     np.testing.assert_array_equal(found, pk.probe_page_table(*case))
     np.testing.assert_array_equal(found, by_loop(*jax.tree.map(np.asarray, case)))
     assert found.dtype == jnp.int32
@@ -59,7 +59,7 @@ def test_triton_finds_what_the_reference_and_a_loop_find(
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (64,), (65,)])
 def test_triton_takes_any_number_of_queries(shape):
     case = make_case(shape, 32, DTYPES[1])
-    found = triton.probe_page_table(*case, interpret=True)
+    found = triton.probe_and_load(*case, (), interpret=True)[0]
     assert found.shape == shape
     np.testing.assert_array_equal(found, pk.probe_page_table(*case))
 
@@ -72,7 +72,7 @@ def test_mosaic_tpu_finds_what_the_reference_finds(num_ways, dtypes):
     case = make_case((3, 50), num_ways, dtypes, num_buckets)
     buckets = case[2].at[:2, 0].set(jnp.array([0, num_buckets - 1]))
     case = (*case[:2], buckets, num_ways)
-    found = mosaic_tpu.probe_page_table(*case, interpret=RACES)
+    found = mosaic_tpu.probe_and_load(*case, (), interpret=RACES)[0]
     np.testing.assert_array_equal(found, pk.probe_page_table(*case))
     assert (found.dtype, found.shape) == (jnp.int32, (3, 50))
     assert np.any(np.asarray(found) == pk.NO_WAY)
@@ -82,9 +82,52 @@ def test_mosaic_tpu_finds_what_the_reference_finds(num_ways, dtypes):
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (128,), (129,)])
 def test_mosaic_tpu_takes_any_number_of_queries(shape):
     case = make_case(shape, 32, DTYPES[1], num_buckets=16)
-    found = mosaic_tpu.probe_page_table(*case, interpret=RACES)
+    found = mosaic_tpu.probe_and_load(*case, (), interpret=RACES)[0]
     assert found.shape == shape
     np.testing.assert_array_equal(found, pk.probe_page_table(*case))
+
+
+@pytest.mark.parametrize("kernels", [mosaic_tpu, triton])
+@pytest.mark.parametrize("shape", [(150,), (3, 0)])
+@pytest.mark.parametrize("num_ways", [1, 32])
+def test_what_entries_hold_is_loaded_with_them(kernels, num_ways, shape):
+    case = make_case(shape, num_ways, DTYPES[1], 1536 // num_ways)
+    rng = np.random.default_rng(1)
+    columns = tuple(
+        jnp.asarray(rng.integers(1, np.iinfo(dtype).max, 1536, dtype, endpoint=True))
+        for dtype in (np.uint16, np.int32, np.uint8)
+    )
+    interpret = RACES if kernels is mosaic_tpu else True
+    ways, loaded = kernels.probe_and_load(*case, columns, interpret=interpret)
+    expected_ways, expected = pk.probe_and_load(*case, columns)
+    np.testing.assert_array_equal(ways, expected_ways)
+    np.testing.assert_array_equal(ways, by_loop(*jax.tree.map(np.asarray, case)))
+    entries = np.asarray(case[2]) * num_ways + np.asarray(ways)
+    for got, by_xla, column in zip(loaded, expected, columns, strict=True):
+        assert got.dtype == by_xla.dtype == column.dtype
+        by_hand = np.where(ways == pk.NO_WAY, 0, np.asarray(column)[entries])
+        np.testing.assert_array_equal(got, by_hand)
+        np.testing.assert_array_equal(by_xla, by_hand)
+        assert 0 not in shape or not got.size
+
+
+def test_words_and_columns_may_have_two_axes():
+    word = jnp.arange(64, dtype=jnp.int32).reshape(8, 8)
+    queries, buckets = (jnp.int32([5, 17, 99]),), jnp.int32([0, 2, 1])
+    arguments = (word,), queries, buckets, 8, (10 * word,)
+    for ways, (loaded,) in (
+        triton.probe_and_load(*arguments, interpret=True),
+        pk.probe_and_load(*arguments),
+    ):
+        assert ways.tolist() == [5, 1, -1]
+        assert loaded.tolist() == [50, 170, 0]
+
+
+def test_a_column_is_like_a_word():
+    case = make_case((5,), 8, DTYPES[0])
+    for column in (jnp.zeros(63, jnp.int32), jnp.zeros(64)):
+        with pytest.raises(ValueError, match=r"columns\[0\] must hold integers of sh"):
+            pk.probe_and_load(*case, (column,))
 
 
 def test_words_of_all_bits_are_told_apart():
@@ -92,9 +135,9 @@ def test_words_of_all_bits_are_told_apart():
     short = (high >> 24).astype(jnp.uint8)
     words = (high, jnp.tile(short, 4))
     case = (words, (high[3::-1], short[3::-1]), jnp.zeros(4, jnp.int32), 4)
-    found = triton.probe_page_table(*case, interpret=True)
+    found = triton.probe_and_load(*case, (), interpret=True)[0]
     np.testing.assert_array_equal(found, [3, 2, 1, 0])
-    found = mosaic_tpu.probe_page_table(*case, interpret=RACES)
+    found = mosaic_tpu.probe_and_load(*case, (), interpret=RACES)[0]
     np.testing.assert_array_equal(found, [3, 2, 1, 0])
 
 

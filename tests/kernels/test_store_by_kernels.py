@@ -10,27 +10,29 @@ from jax.sharding import AbstractMesh, use_abstract_mesh
 
 import fiited_jax as fj
 from fiited_jax import chunk_pool
+from fiited_jax.precision import from_stored
 from helpers import tolerance
 
 pytestmark = pytest.mark.usefixtures("no_races")
-CHIPS = {
-    "mosaic_tpu": V6E,
-    "triton": H100,
-}
+CHIPS = {"mosaic_tpu": V6E, "sparsecore": V6E, "triton": H100}
 
 
 OPTIMIZERS = {
     "adagrad": fj.sparse(optax.adagrad(0.5)),
     "adam": fj.sparse(optax.adam(0.1)),
+    "short_adam": fj.sparse(optax.adam(0.1, mu_dtype=jnp.bfloat16)),
     "rowwise_adagrad": fj.rowwise_adagrad(0.1),
     "scaled_sgd": fj.sparse(optax.sgd(0.1), table_scale=(1.0, 0.5)),
-    "schedule": fj.sparse(optax.sgd, learning_rate=optax.linear_schedule(1.0, 0.1, 9)),
+    # A kernel can hold no array of its own: rates are looked up before.
+    "schedule": fj.sparse(
+        optax.sgd, learning_rate=lambda step: jnp.float32([1.0, 0.5])[step]
+    ),
 }
 
 
 ON_TPU = [
     ("mosaic_tpu", np.float32, "rowwise_adagrad"),
-    ("mosaic_tpu", np.uint16, "adam"),
+    ("mosaic_tpu", np.uint16, "short_adam"),
 ]
 
 
@@ -69,7 +71,14 @@ def test_a_pool_steps_by_kernels_as_by_xla(
     leaves = (jax.tree.leaves(pools[by]) for by in pools)
     for expected, got in zip(*leaves, strict=True):
         assert got.dtype == expected.dtype
-        np.testing.assert_allclose(got, expected, **tolerance(4))
+        if name == "short_adam":  # XLA may leave out a rounding to 16 bits
+            got, expected = map(from_stored, (got, expected))
+            close = tolerance(4, "bfloat16")
+        else:
+            close = tolerance(4)
+        np.testing.assert_allclose(
+            got.astype(jnp.float32), expected.astype(jnp.float32), **close
+        )
 
 
 @pytest.mark.parametrize(
@@ -109,10 +118,10 @@ def test_a_store_trains_by_kernels_as_by_xla(
         if name == "xla":
             assert not interpreted
             continue
-        # The pool and the shared pool, each by the kernels.
+        # Read in one pass, the shared pool too; stepped one after the other.
         num_pools = 1 + (fallback == "shared")
         names = [call[1] for call in interpreted]
-        assert names[:reads] == ["probe_page_table"] + ["gather_chunks"] * num_pools
+        assert names[:reads] == ["probe_and_load", "gather_chunks"]
         assert names.count("update_chunks") == num_pools
     assert np.count_nonzero(found[0]) > 20
     np.testing.assert_allclose(*found, **tolerance(3))

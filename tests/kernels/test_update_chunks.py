@@ -1,9 +1,11 @@
 """The kernels of `update_chunks`, interpreted, against the reference and NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chips import RACES
+from chips import RACES, V6E
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 import pallas_kernels as pk
 from helpers import tolerance
@@ -145,7 +147,7 @@ LINES = jnp.zeros((4, 128))
         ("mosaic_tpu", (LINES, jnp.zeros(130)), (4, 1), r"lines of 128.*\(130,\)"),
         ("mosaic_tpu", (jnp.zeros((4, 384)),), (3,), r"lines of 128.*\(4, 384\)"),
         ("mosaic_tpu", (jnp.zeros(384),), (3,), r"widths that divide 128.*\(3,\)"),
-        ("mosaic_tpu", (LINES.astype(jnp.int8),), (4,), "32-bit values.*int8"),
+        ("mosaic_tpu", (LINES.astype(jnp.float16),), (4,), "32-bit values.*float16"),
         ("mosaic_tpu", (LINES[:3].astype(jnp.uint16),), (4,), r"even.*\(3, 128\)"),
         ("triton", (jnp.zeros((4, 24)),), (24,), r"widths\[0\] that is a power.*24"),
         ("triton", (LINES.astype(jnp.complex64),), (4,), "got complex64"),
@@ -161,6 +163,23 @@ def test_what_a_kernel_cannot_do_is_refused(implementation, arrays, widths, word
             lambda windows, _: (windows, jnp.ones((3, 1), bool)),
             widths,
             implementation=implementation,
+        )
+
+
+def test_chunks_of_any_dtype_are_cast(interpreted):
+    pool, frames = jnp.zeros((4, 128)), jnp.int32([9, 31])
+    for chunks in (jnp.ones((2, 16), bool), jnp.full((2, 16), 1.0, jnp.float8_e5m2)):
+        new = pk.scatter_chunks(pool, frames, chunks, implementation="triton")
+        expected = np.isin(np.arange(32), frames)[:, None] * np.ones(16)
+        np.testing.assert_array_equal(new.reshape(-1, 16), expected)
+    assert len(interpreted) == 2
+
+
+@pytest.mark.parametrize("name", ["mosaic_gpu", "cuda"])
+def test_a_scatter_by_another_name_is_refused(name):
+    with pytest.raises(NotImplementedError, match=f"'{name}' is not available"):
+        pk.scatter_chunks(
+            LINES, jnp.zeros(3, jnp.int32), jnp.ones((3, 4)), implementation=name
         )
 
 
@@ -200,6 +219,51 @@ def test_frames_out_of_range_write_nothing():
         arrays, jnp.zeros(5, jnp.int32), (grads, jnp.float32(0.1)), step, (16, 16)
     )
     np.testing.assert_array_equal(again, arrays[0])
+
+
+@pytest.mark.parametrize("implementation", ["xla", "triton", "mosaic_tpu"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16, jnp.bfloat16])
+def test_chunks_are_overwritten(implementation, dtype, interpreted, small_blocks):
+    rng = np.random.default_rng(0)
+    pool = jnp.asarray(rng.integers(1, 1000, (4, 128)), dtype)
+    frames = jnp.int32([[9, 0, 31], [-1, 32, 8]])
+    chunks = jnp.asarray(rng.integers(1, 1000, (2, 3, 16)), jnp.float32)
+    got = pk.scatter_chunks(pool, frames, chunks, implementation=implementation)
+    expected = np.array(pool).reshape(-1, 16)
+    expected[[9, 31, 8]] = chunks[[0, 0, 1], [0, 2, 2]]
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.reshape(-1, 16), expected)
+    assert len(np.unique(expected)) > 99
+    assert len(interpreted) == (implementation != "xla")
+
+
+def test_the_gradient_of_a_scatter_is_that_of_the_reference(interpreted):
+    pool, frames = jnp.ones((4, 128)), jnp.int32([[9, 0, 31], [-1, 32, 8]])
+    weights = jnp.arange(512.0).reshape(4, 128)
+
+    def loss(pool, chunks, implementation):
+        new = pk.scatter_chunks(pool, frames, chunks, implementation=implementation)
+        return jnp.sum(new * weights)
+
+    got, expected = (
+        jax.grad(loss, (0, 1))(pool, jnp.ones((2, 3, 16)), name)
+        for name in ("triton", "xla")
+    )
+    for left, right in zip(got, expected, strict=True):
+        assert 0 < np.count_nonzero(left) < left.size
+        np.testing.assert_array_equal(left, right)
+    assert len(interpreted) == 1
+
+
+def test_a_scatter_of_short_values_lowers_for_its_platform():
+    def scatter(pool, frames, chunks):
+        return pk.scatter_chunks(pool, frames, chunks, implementation="mosaic_tpu")
+
+    pool, frames = jnp.zeros((4, 128), jnp.uint16), jnp.zeros(300, jnp.int32)
+    with use_abstract_mesh(AbstractMesh((1,), ("device",), abstract_device=V6E)):
+        traced = jax.jit(scatter).trace(pool, frames, jnp.zeros((300, 16), pool.dtype))
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "update_chunks" in text
 
 
 @pytest.mark.parametrize("kernels", ["xla", "triton", "mosaic_tpu"])

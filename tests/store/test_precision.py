@@ -186,19 +186,24 @@ def test_half_the_bytes_hold_more_frames():
 
 
 @pytest.mark.parametrize(
-    ("num_tables", "kernels", "group"),
+    ("num_tables", "num_chunks", "kernels", "group"),
     [
-        (255, "mosaic_tpu", 512),
-        (256, "mosaic_tpu", 256),
-        (1 << 16, "mosaic_tpu", 128),
-        (255, "triton", 32),
+        (255, 2, "mosaic_tpu", 512),
+        (256, 2, "sparsecore", 512),  # a byte says how many chunks there are
+        (255, 16, "mosaic_tpu", 512),
+        (256, 16, "mosaic_tpu", 256),
+        (1 << 16, 32, "mosaic_tpu", 256),  # as numbers of frames may have two
+        (255, 2, "triton", 32),
     ],
 )
-def test_entries_come_by_whole_pieces_of_the_shortest_word(num_tables, kernels, group):
+def test_entries_come_by_whole_pieces_of_what_is_shortest(
+    num_tables, num_chunks, kernels, group
+):
     config = fj.EmbeddingConfig.from_budget(
         "1MiB",
-        embedding_dim=8,
+        embedding_dim=4 * num_chunks,
         chunk_dim=4,
+        ranking="lengths" if num_chunks == 2 else "chunks",
         optimizer=SGD,
         num_tables=num_tables,
         kernels=kernels,
@@ -207,3 +212,18 @@ def test_entries_come_by_whole_pieces_of_the_shortest_word(num_tables, kernels, 
     assert config.num_entries % group == 0
     used = fj.predict_memory(config, SGD).all_in_bytes
     assert 0.95 * (1 << 20) <= used <= 1 << 20
+
+
+def test_lines_of_short_optimizer_state_are_even_on_a_tpu():
+    config = fj.EmbeddingConfig(
+        embedding_dim=8,
+        chunk_dim=4,
+        num_entries=512,
+        num_frames=70,  # 3 lines
+        kernels="mosaic_tpu",
+    )
+    optimizer = fj.sparse(optax.adam(0.1, mu_dtype="bfloat16"))
+    state = jax.eval_shape(fj.EmbeddingStore(config, optimizer).init, jax.random.key(0))
+    lines = [leaf for leaf in jax.tree.leaves(state.pool) if leaf.ndim == 2]
+    assert {leaf.shape for leaf in lines} == {(4, 128)}
+    assert {str(leaf.dtype) for leaf in lines} == {"float32", "bfloat16"}

@@ -18,10 +18,14 @@ def test_a_schedule_needs_the_step_of_the_store():
     optimizer = fj.sparse(optax.sgd, learning_rate=SCHEDULE)
     values = jnp.ones((2, 4))
     slots = optimizer.init(values)
-    with pytest.raises(ValueError, match="step must be given"):
+    with pytest.raises(ValueError, match="learning_rate must be given"):
         optimizer.update(values, slots, values)
+    with pytest.raises(ValueError, match="step must be given"):
+        optimizer.learning_rate_at(None)
+    assert fj.sparse(optax.sgd, learning_rate=0.1).learning_rate_at(None) is None
     for step in (0, 3, jnp.int32(3)):
-        got, _ = optimizer.update(values, slots, values, step=step)
+        rate = optimizer.learning_rate_at(step)
+        got, _ = optimizer.update(values, slots, values, learning_rate=rate)
         np.testing.assert_array_equal(got, 1 - np.asarray(SCHEDULE(step)))
     per_value = fj.sparse(optax.sgd, learning_rate=lambda step: jnp.ones(4))
     with pytest.raises(ValueError, match=r"a scalar, got the shape \(4,\)"):
@@ -200,9 +204,10 @@ def test_table_scale_multiplies_the_updates_of_a_table(make):
     slots = scaled.init(values)
     for step in range(4):
         grads = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
-        full, full_slots = plain.update(grads, slots, values, step=step)
+        rate = {"learning_rate": plain.learning_rate_at(step)}
+        full, full_slots = plain.update(grads, slots, values, **rate)
         expected = values + (full - values) * scale[:, None]
-        values, slots = scaled.update(grads, slots, values, step=step, scale=scale)
+        values, slots = scaled.update(grads, slots, values, **rate, scale=scale)
         np.testing.assert_allclose(values, expected, **tolerance(2))
         for leaf, full_leaf in zip(
             jax.tree.leaves(slots), jax.tree.leaves(full_slots), strict=True

@@ -386,3 +386,13 @@ def test_vectors_are_prefixes_and_longer_the_more_they_are_worth():
     lengths = np.count_nonzero(run.lookup(state, np.arange(4, dtype=np.int32)), axis=1)
     np.testing.assert_array_equal(lengths, [8, 8, 6, 2])
     np.testing.assert_allclose(float(info.threshold), 1.0, rtol=1e-3)
+
+
+def test_padding_with_the_bits_of_a_tracked_id_reads_nothing():
+    store = make_store()
+    state = store.init(jax.random.key(0))
+    last = jnp.uint32([0xFFFFFFFF])
+    state, _, _ = store.admit(state, last)
+    for ids, is_tracked in ((last, True), (jnp.int32([-1]), False)):
+        for read in (store.lookup, lambda *at: store.gather(at[0], store.find(*at))):
+            assert np.any(np.asarray(read(state, ids))) == is_tracked
