@@ -281,8 +281,9 @@ def update_frames(
 
 def _is_finite(*columns: jax.Array) -> jax.Array:
     """Tell of which rows everything is finite, `bool[n, 1]`."""
+    # Not `jnp.all`, which Pallas does not lower for GPUs; and `isfinite` of 32 bits, as
+    # Mosaic has none of 16.
     worst = [
-        # Not `jnp.all`, which Pallas does not lower for GPUs, nor of 16 bits for TPUs.
         jnp.min(
             jnp.where(jnp.isfinite(column.astype(jnp.float32)), 1.0, 0.0),
             axis=-1,

@@ -1,7 +1,7 @@
 """Paged gather, scatter and probe kernels: arrays in, arrays out.
 
-The package knows nothing of embeddings or optimizers. `api` validates and
-dispatches, `reference` is pure `jax.numpy` and always there.
+The package knows nothing of embeddings or optimizers. `api` validates,
+`dispatch` chooses a kernel, `reference` is pure `jax.numpy` and always there.
 """
 
 from .api import gather_chunks as gather_chunks

@@ -63,21 +63,15 @@ def _gather_backward(
     cotangents: jax.Array,
 ) -> tuple[jax.Array, None, tuple[jax.Array, None] | None]:
     pool, frames, fallback = residuals
-    if fallback is None:
+    pools = (pool,) if fallback is None else (pool, fallback[0])
 
-        def gather_one(pool: jax.Array) -> jax.Array:
-            return reference.gather_chunks(pool, frames, chunk_dim)
+    def gather(*pools: jax.Array) -> jax.Array:
+        again = None if fallback is None else (pools[1], fallback[1])
+        return reference.gather_chunks(pools[0], frames, chunk_dim, again)
 
-        _, transpose = jax.vjp(gather_one, pool)
-        return *transpose(cotangents), None, None
-    others, other_frames = fallback
-
-    def gather(pool: jax.Array, others: jax.Array) -> jax.Array:
-        return reference.gather_chunks(pool, frames, chunk_dim, (others, other_frames))
-
-    _, transpose = jax.vjp(gather, pool, others)
-    of_pool, of_others = transpose(cotangents)
-    return of_pool, None, (of_others, None)
+    _, transpose = jax.vjp(gather, *pools)
+    of_pool, *of_others = transpose(cotangents)
+    return of_pool, None, (of_others[0], None) if of_others else None
 
 
 gather_chunks.defvjp(_gather_forward, _gather_backward)

@@ -172,11 +172,8 @@ def _probe_block(
       num_ways: W.
       num_words: of a key.
     """
-    queries, words, refs = (
-        refs[:num_words],
-        refs[num_words:][:num_words],
-        refs[2 * num_words :],
-    )
+    queries, refs = refs[:num_words], refs[num_words:]
+    words, refs = refs[:num_words], refs[num_words:]
     num_columns = len(refs) // 2
     columns, (found, *loaded) = refs[:num_columns], refs[num_columns:]
     rows = pl.program_id(0) * block + jnp.arange(block)

@@ -60,9 +60,11 @@ _PROBED = (
 _LOADED = (*_PROBED, _of(_NUM_FRAMES), _of(_NUM_FRAMES, dtype=jnp.uint8))
 
 
-def _gather_chunks(implementation: api.Implementation) -> Callable[..., jax.Array]:
+def _gather_chunks(
+    implementation: api.Implementation, chunk_dim: int = _CHUNK_DIM
+) -> Callable[..., jax.Array]:
     return functools.partial(
-        api.gather_chunks, chunk_dim=_CHUNK_DIM, implementation=implementation
+        api.gather_chunks, chunk_dim=chunk_dim, implementation=implementation
     )
 
 
@@ -93,43 +95,19 @@ def _scatter_chunks(implementation: api.Implementation) -> Callable[..., jax.Arr
     return functools.partial(api.scatter_chunks, implementation=implementation)
 
 
-def _probe(implementation: api.Implementation) -> Callable[..., jax.Array]:
+def _probe(implementation: api.Implementation) -> Callable[..., Any]:
     def probe(
         low: jax.Array,
         owner: jax.Array,
         low_query: jax.Array,
         owner_query: jax.Array,
         buckets: jax.Array,
-    ) -> jax.Array:
-        return api.probe_page_table(
-            (low, owner),
-            (low_query, owner_query),
-            buckets,
-            _NUM_WAYS,
-            implementation=implementation,
-        )
-
-    return probe
-
-
-def _probe_and_load(implementation: api.Implementation) -> Callable[..., Any]:
-    def probe(
-        low: jax.Array,
-        owner: jax.Array,
-        low_query: jax.Array,
-        owner_query: jax.Array,
-        buckets: jax.Array,
-        start: jax.Array,
-        extent: jax.Array,
+        *columns: jax.Array,
     ) -> Any:
-        return api.probe_and_load(
-            (low, owner),
-            (low_query, owner_query),
-            buckets,
-            _NUM_WAYS,
-            (start, extent),
-            implementation=implementation,
-        )
+        key = (low, owner), (low_query, owner_query), buckets, _NUM_WAYS
+        if not columns:
+            return api.probe_page_table(*key, implementation=implementation)
+        return api.probe_and_load(*key, columns, implementation=implementation)
 
     return probe
 
@@ -190,9 +168,7 @@ CASES = {
         _WITH_SPARSECORES,
     ),
     "gather_chunks/mosaic_gpu": Case(
-        functools.partial(
-            api.gather_chunks, chunk_dim=2 * _CHUNK_DIM, implementation="mosaic_gpu"
-        ),
+        _gather_chunks("mosaic_gpu", 2 * _CHUNK_DIM),
         (_POOL, _FRAMES),
         (),
         "gather_chunks",
@@ -256,12 +232,12 @@ CASES = {
     "probe_page_table/triton": Case(
         _probe("triton"), _PROBED, (), "probe_page_table", "gpu"
     ),
-    "probe_and_load/xla": Case(_probe_and_load("xla"), _LOADED),
+    "probe_and_load/xla": Case(_probe("xla"), _LOADED),
     "probe_and_load/mosaic_tpu": Case(
-        _probe_and_load("mosaic_tpu"), _LOADED, (), "probe_page_table", "tpu"
+        _probe("mosaic_tpu"), _LOADED, (), "probe_page_table", "tpu"
     ),
     "probe_and_load/triton": Case(
-        _probe_and_load("triton"), _LOADED, (), "probe_page_table", "gpu"
+        _probe("triton"), _LOADED, (), "probe_page_table", "gpu"
     ),
 }
 """The operations, named `operation/implementation`.

@@ -55,9 +55,10 @@ def test_kernels_need_next_to_nothing_where_xla_pads_rows():
     assert {f"{name}/mosaic_tpu" for name in ALL_KERNELS} <= named.keys()
     for name, case in named.items():
         assert case["kernels"] == KERNELS[name]
-        # XLA works out what SparseCores read and write.
-        limit = 0.07 if name == "update_chunks/sparsecore" else 0.05
-        assert case["temporary_share"] < limit, name
+        if name == "update_chunks/sparsecore":  # XLA works out: rows of two arrays
+            assert case["temporary_bytes"] < 0.05 * case["aliased_bytes"], name
+        else:
+            assert case["temporary_share"] < 0.05, name
     for name, case in cases.items():
         assert case["temporary_bytes"] < 1 << 25, name  # half of the pool
 

@@ -32,6 +32,7 @@ OPTIMIZERS = {
 
 ON_TPU = [
     ("mosaic_tpu", np.float32, "rowwise_adagrad"),
+    ("mosaic_tpu", np.uint16, "adam"),
     ("mosaic_tpu", np.uint16, "short_adam"),
 ]
 

@@ -147,6 +147,7 @@ LINES = jnp.zeros((4, 128))
         ("mosaic_tpu", (LINES, jnp.zeros(130)), (4, 1), r"lines of 128.*\(130,\)"),
         ("mosaic_tpu", (jnp.zeros((4, 384)),), (3,), r"lines of 128.*\(4, 384\)"),
         ("mosaic_tpu", (jnp.zeros(384),), (3,), r"widths that divide 128.*\(3,\)"),
+        ("mosaic_tpu", (LINES.astype(jnp.int8),), (4,), "32-bit values.*int8"),
         ("mosaic_tpu", (LINES.astype(jnp.float16),), (4,), "32-bit values.*float16"),
         ("mosaic_tpu", (LINES[:3].astype(jnp.uint16),), (4,), r"even.*\(3, 128\)"),
         ("triton", (jnp.zeros((4, 24)),), (24,), r"widths\[0\] that is a power.*24"),
